@@ -13,17 +13,18 @@ keeps them accurate to rounding for 4096 cells as for 2.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.linalg import solve_banded
 
 from . import sphere
 from .vectors import check_bits
 
-__all__ = ["MAX_BITS", "Codebook", "lloyd_max", "of_centroids"]
+__all__ = ["MAX_BITS", "Codebook", "lloyd_max", "look_up", "nearest", "of_centroids"]
 
 Floats = NDArray[np.float64]
 MAX_BITS = 12
@@ -45,6 +46,8 @@ class Codebook:
         The law's multiplicity times E (t - c(t))^2: for `Coordinate(d)` this is D_mse(d, b), relative to a unit vector.
     entropy : float
         Entropy of the index, bits.
+    identity : str
+        What names it in a fingerprint: "lloyd_max(law, bits)", or a digest of centroids given by hand.
     residual : float
         max_i |E[t | cell i] - c_i| in units of the root mean square of t: how far from optimal the centroids are.
     """
@@ -55,6 +58,7 @@ class Codebook:
     distortion: float
     entropy: float
     residual: float
+    identity: str
 
     @property
     def bits(self) -> int:
@@ -112,7 +116,7 @@ def _newton(law: sphere.Law, n: int, lo: float, hi: float) -> Floats:
     raise ArithmeticError(f"Lloyd-Max did not converge for {law} and {n} cells")
 
 
-def of_centroids(law: sphere.Law, centroids: NDArray[np.floating]) -> Codebook:
+def of_centroids(law: sphere.Law, centroids: NDArray[np.floating], identity: str | None = None) -> Codebook:
     """The codebook with the given ascending centroids, judged against `law`: its exact distortion, entropy and residual.
 
     The way to put a number on somebody else's table: ``of_centroids(sphere.law(128), table).distortion``.
@@ -134,17 +138,34 @@ def of_centroids(law: sphere.Law, centroids: NDArray[np.floating]) -> Codebook:
         entropy = max(0.0, -np.where(mass > 0, mass * np.log2(mass), 0.0).sum())
     for array in (c, edges, mass):
         array.flags.writeable = False
-    return Codebook(c, edges[1:-1], mass, float(law.multiplicity * error.sum()), float(entropy), float(residual.max()) / rms)
+    name = identity or f"centroids({hashlib.sha256(c.astype('<f8').tobytes()).hexdigest()})"
+    distortion = float(law.multiplicity * error.sum())
+    return Codebook(c, edges[1:-1], mass, distortion, float(entropy), float(residual.max()) / rms, name)
+
+
+def nearest(codebook: Codebook, t: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """argmin_k |t - c_k| (Algorithm 1, line 6), as the number of boundaries <= t: a tie takes the upper index.
+
+    The boundaries are cast to the dtype of `t` first, so that a tie means the same in every language.
+    """
+    return np.searchsorted(codebook.boundaries.astype(t.dtype), t, side="right").astype(np.uint8)
+
+
+def look_up(codebook: Codebook, indices: NDArray[np.uint8], dtype: DTypeLike) -> NDArray[np.floating]:
+    """c_idx (Algorithm 1, line 9), in the given dtype."""
+    return codebook.centroids.astype(dtype)[indices]
 
 
 @lru_cache(maxsize=512)
 def _solve(law: sphere.Law, bits: int) -> Codebook:
     n = 2**bits
     lo, hi = law.support
-    if law.center is None or n == 1:
-        return of_centroids(law, _newton(law, n, lo, hi))
-    positive = _newton(law, n // 2, law.center, hi) - law.center
-    return of_centroids(law, np.concatenate([-positive[::-1], positive]) + law.center)
+    identity = f"lloyd_max({law}, {bits})"
+    if law.center is None:
+        return of_centroids(law, _newton(law, n, lo, hi), identity)
+    positive = _newton(law, n // 2, law.center, hi) - law.center if n > 1 else np.zeros(0)
+    middle = np.zeros(n % 2)
+    return of_centroids(law, np.concatenate([-positive[::-1], middle, positive]) + law.center, identity)
 
 
 def lloyd_max(d: int | None | sphere.Law, bits: int) -> Codebook:
