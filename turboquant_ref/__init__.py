@@ -1,3 +1,64 @@
-"""The executable specification of the TurboQuant family."""
+"""The executable specification of the TurboQuant family of vector quantizers.
+
+The paper is Zandieh, Daliri, Hadian, Mirrokni, "TurboQuant: Online Vector Quantization with Near-optimal Distortion Rate"
+(arXiv 2504.19874, ICLR 2026); its ancestors QJL (arXiv 2406.03482) and PolarQuant (arXiv 2502.02617) are here too.
+
+The map, from the paper to the code:
+
+mathematics
+    `vectors`   what a vector is: input checks, norms, unit vectors (section 1.3)
+    `sphere`    the law of one coordinate of a random unit vector (Lemma 1) and its Gaussian limit
+    `codebook`  Lloyd-Max: the optimal scalar quantizer of that law (Eq 4), or of any law
+    `rotation`  Haar and structured rotations (Algorithm 1, line 2), and the seeded generator behind all randomness
+    `alignment` the joint law of a vector and its quantized form on the sphere, beyond single coordinates
+    `theory`    exact distortion, slope and variance of every estimator; Theorems 1 to 3; rate-distortion; entropies
+algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, unpack
+    `mse`       TurboQuant_mse, Algorithm 1
+    `qjl`       the 1-bit quantized Johnson-Lindenstrauss sketch (Definition 1)
+    `prod`      TurboQuant_prod, Algorithm 2
+storage
+    `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
+evidence
+    `measure`   the measured counterparts of `theory`, over independent draws, with intervals
+    `variants`  the named variants
+uses
+    `data`      the bundled GloVe sample; readers of .npy, .npz and .fvecs files
+    `report`    what TurboQuant does to your vectors, measured beside exact: ``turboquant-ref report``
+
+>>> import numpy as np, turboquant_ref as tq
+>>> x = tq.data.glove()[1]
+>>> Q = tq.mse.setup(d=50, bits=3, rng=0)
+>>> code = tq.mse.quantize(Q, x)
+>>> float(tq.measure.distortion("mse", x, bits=3, draws=8).value / tq.theory.mse(50, 3)).__round__(1)
+1.0
+"""
+
+from . import (
+    codebook,
+    data,
+    measure,
+    mse,
+    packing,
+    prod,
+    qjl,
+    rotation,
+    sphere,
+    theory,
+    vectors,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "codebook",
+    "data",
+    "measure",
+    "mse",
+    "packing",
+    "prod",
+    "qjl",
+    "rotation",
+    "sphere",
+    "theory",
+    "vectors",
+]

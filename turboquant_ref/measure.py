@@ -1,9 +1,9 @@
 """The measured counterparts of `theory`, same verbs, each with its interval.
 
-The theorems speak of one vector and the random draw of (Pi, S).  Errors of different vectors under one rotation are not
-independent, so the unit of replication here is the draw, never the vector: every figure is first averaged over
-the vectors inside a draw, and its interval is Student's over the draws.  (At d = 64, b = 2 an interval over 500 vectors
-of one draw of Algorithm 2 would be 2.3 times too narrow.)
+The theorems speak of one vector and the random draw of (Pi, S). Errors of different vectors under one rotation are
+not independent, so the unit of replication here is the draw, never the vector: every figure is first averaged over
+the vectors inside a draw, and its interval is Student's over the draws. (At d = 64, b = 2 an interval over 500
+vectors of one draw of Algorithm 2 would be 2.3 times too narrow.)
 """
 
 from __future__ import annotations
@@ -226,7 +226,8 @@ def profile(
 ) -> dict[str, Estimate]:
     """Several statistics of the same draws, so that `x` is quantized once a draw; what `report` runs."""
     values = [[f(*draw) for f in statistics.values()] for draw in _draws(algorithm, x, bits, draws, rng, options)]
-    return {name: Estimate(np.array(v), confidence) for name, v in zip(statistics, zip(*values, strict=True), strict=True)}
+    columns = np.array(values).T
+    return {name: Estimate(column, confidence) for name, column in zip(statistics, columns, strict=True)}
 
 
 def distortion(algorithm: str, x: ArrayLike, bits: int, draws: int = 32, rng: int | np.random.Generator = 0,
@@ -286,8 +287,8 @@ def variance(algorithm: str, x: ArrayLike, bits: int, rho: float, draws: int = 3
              confidence: float = 0.99, **options: Any) -> Estimate:
     """Var<y, x~> measured at <y, x> = rho, x and y of unit norm, over the draws of the quantizer.
 
-    Two draws give (e_1 - e_2)^2 / 2, exactly unbiased whatever the bias of the estimates; the mean over the rows of x of that is
-    one replicate, so that the interval has draws // 2 of them.  Other parameters as in `distortion`.
+    Two draws give (e_1 - e_2)^2 / 2, exactly unbiased whatever the bias of the estimates; the mean over the rows of
+    x of that is one replicate, so that the interval has draws // 2 of them.  Other parameters as in `distortion`.
     """
     if not -1 <= rho <= 1:
         raise ValueError(f"rho: expected a number from -1 to 1, got {rho}")

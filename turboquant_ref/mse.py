@@ -4,9 +4,9 @@
     Quant     y <- Pi x;  idx_j <- argmin_k |y_j - c_k|
     DeQuant   y~_j <- c_{idx_j};  x~ <- Pi^T y~
 
-The algorithm box is for unit x.  For any other, section 1.3 of the paper stores ||x|| beside the code and multiplies it
-back.  That is one choice of four, and it is what separates TurboQuant from its relatives: with z = Pi x / ||x|| and
-q = its centroids, the decoded vector is scale * Pi^T q, and
+The algorithm box is for unit x. For any other, section 1.3 of the paper stores ||x|| beside the code and multiplies
+it back. That is one choice of four, and it is what separates TurboQuant from its relatives: with z = Pi x / ||x||
+and q = its centroids, the decoded vector is scale * Pi^T q, and
 
 ================  =======================  =====================  ==========================================
 scale             value                    E<y, x~> / <y, x>      what it is for
@@ -17,8 +17,8 @@ scale             value                    E<y, x~> / <y, x>      what it is for
 "unbiased"        ||x|| / <z,q>            1                      <x, x~> = ||x||^2 (DRIVE, EDEN, RaBitQ)
 ================  =======================  =====================  ==========================================
 
-where D = D_mse(d, b) and cos = <z,q> / ||q||.  A Lloyd-Max codebook has E<z,q> = E||q||^2 = 1 - D, so cos^2 is 1 - D up
-to O(1/d): the slopes are about 1 - D, sqrt(1 - D), 1 - D and 1, and the variances grow in the same order, by
+where D = D_mse(d, b) and cos = <z,q> / ||q||. A Lloyd-Max codebook has E<z,q> = E||q||^2 = 1 - D, so cos^2 is 1 - D
+up to O(1/d): the slopes are about 1 - D, sqrt(1 - D), 1 - D and 1, and the variances grow in the same order, by
 1 / (1 - D) a step of the slope squared: a scale moves bias, it does not make information.  The last two scales are
 DRIVE's (Vargaftik et al., NeurIPS 2021) and EDEN's (Vargaftik et al., ICML 2022).  `theory` has the exact values.
 """
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,7 +37,9 @@ from . import rotation as rotations
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, norm_and_unit
 
-__all__ = ["SCALES", "MSECode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup", "trace", "unpack"]
+__all__ = ["SCALES", "MSECode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup",
+"to_original",
+    "trace", "unpack", "weighted_sum"]
 
 SCALES = ("norm", "matched", "least_squares", "unbiased")
 Reals = NDArray[np.floating[Any]]
@@ -50,6 +52,7 @@ class Quantizer:
     `setup` draws one; build it by hand to use a Pi or a codebook of your own.
     """
 
+    algorithm: ClassVar[str] = "mse"
     rotation: rotations.Rotation
     codebook: codebooks.Codebook
     scale: str = "norm"
@@ -57,6 +60,11 @@ class Quantizer:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"scale: expected one of {', '.join(SCALES)}, got {self.scale!r}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that `theory` and `setup` know this quantizer by."""
+        return {"scale": self.scale}
 
     @property
     def d(self) -> int:
@@ -111,7 +119,7 @@ def setup(
     d: int,
     bits: int,
     rng: int | np.random.Generator,
-    rotation: str = "haar",
+    rotation: rotations.Kind = "haar",
     scale: str = "norm",
 ) -> Quantizer:
     """Algorithm 1, Setup: draw Pi, solve Eq 4.
@@ -148,12 +156,9 @@ def _scales(rule: str, norms: Reals, z: Reals, q: Reals) -> Reals:
     """The table of the module's docstring; 0 for the zero vector."""
     if rule == "norm":
         return norms
-    numerator, denominator = {
-        "matched": lambda: (norms, np.sqrt((q * q).sum(-1))),
-        "least_squares": lambda: (norms * (z * q).sum(-1), (q * q).sum(-1)),
-        "unbiased": lambda: (norms, (z * q).sum(-1)),
-    }[rule]()
-    return np.where(norms > 0, numerator / np.where(norms > 0, denominator, 1), 0).astype(norms.dtype)
+    qq, zq = (q * q).sum(-1), (z * q).sum(-1)
+    factor = {"matched": 1 / np.sqrt(qq), "least_squares": zq / qq, "unbiased": 1 / np.where(norms > 0, zq, 1)}[rule]
+    return np.asarray(norms * factor, dtype=norms.dtype)
 
 
 def _quantize(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
@@ -256,8 +261,48 @@ def outer_product(a: Reals, b: Reals) -> Reals:
     return (a.reshape(-1, d) @ b.reshape(-1, d).T).reshape(a.shape[:-1] + b.shape[:-1])
 
 
+def as_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Reals:
+    """Weights (…, n) over the n vectors of a code, checked."""
+    w = np.asarray(weights)
+    if w.dtype.char not in "fd":
+        raise TypeError(f"weights: expected float32 or float64, got {w.dtype}")
+    if len(shape) != 1 or w.ndim == 0 or w.shape[-1] != shape[0]:
+        raise ValueError(f"weights: expected (…, n) for a code of n vectors, got {w.shape} and a code of shape {shape}")
+    return w
+
+
+def weighted_sum(Q: Quantizer, weights: ArrayLike, code: MSECode) -> Reals:
+    """sum_j w_j x~_j for each row of weights, left in the rotated basis: attention's second half.
+
+    Linear, so blocks of a long code can be summed one by one; `to_original` then rotates back once, not once a
+    vector.
+
+    Parameters
+    ----------
+    Q : Quantizer
+    weights : (…, n) array
+    code : MSECode
+        Of n vectors.
+
+    Returns
+    -------
+    (…, d) array
+    """
+    check_code(Q, code, MSECode)
+    w = as_weights(weights, code.scales.shape)
+    return (w * code.scales) @ codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)
+
+
+def to_original(Q: Quantizer, total: Reals) -> Reals:
+    """A `weighted_sum` in the original basis: Pi^T of it."""
+    return Q.rotation.inverse(total)
+
+
 def trace(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
-    """Every line of Algorithm 1 by name, in order: x, norm, unit, rotated, indices, centroids, scale, unrotated, decoded."""
+    """Every line of Algorithm 1 by name, in order.
+
+    x, norm, unit, rotated, indices, centroids, scale, unrotated, decoded.
+    """
     steps = _quantize(Q, x)
     unrotated = Q.rotation.inverse(steps["centroids"])
     return {**steps, "unrotated": unrotated, "decoded": steps["scale"][..., None] * unrotated}

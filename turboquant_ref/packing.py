@@ -3,8 +3,8 @@
 A packed vector is one row of bytes, normatively described in ``conformance/SPEC.md``:
 
 1. each stream of b-bit numbers in turn (indices, then signs), least significant bit first: number j occupies the
-   bits [j b, (j + 1) b) of the stream, bit i of a stream being bit i mod 8 of its byte i // 8; each stream is filled up with
-   zero bits to a whole byte;
+   bits [j b, (j + 1) b) of the stream, bit i of a stream being bit i mod 8 of its byte i // 8; each stream is
+   filled up with zero bits to a whole byte;
 2. the side scalars (scales, norms, residual norms), little-endian.
 
 Nothing else: no header, no alignment.  So ``bytes_per_vector`` is what a file of such rows weighs.
@@ -79,8 +79,8 @@ def unpack_bits(data: ArrayLike, bits: int, n: int) -> Bytes:
     Raises
     ------
     ValueError
-        If the number of bytes is not that of n numbers, or a padding bit is not zero (the bytes are corrupt, or were written
-        most significant bit first).
+        If the number of bytes is not that of n numbers, or a padding bit is not zero (the bytes are corrupt, or
+        were written most significant bit first).
     """
     bits = check_bits(bits, low=0)
     a = np.asarray(data)
@@ -158,7 +158,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Scalar:
-    """A side scalar of a record: its name, how many a vector has (None: one, without an axis of its own), and its sign."""
+    """A side scalar of a record: its name, how many a vector has (None: one, without an axis), may it be negative."""
 
     name: str
     count: int | None = None
@@ -222,7 +222,8 @@ class Record:
             columns = data[..., at:end].reshape(*data.shape[:-1], -1, SCALARS[packed.scalars])
             value = _unpack_scalars(columns, packed.scalars)
             if not np.all(np.isfinite(value)) or (not scalar.signed and np.any(np.signbit(value))):
-                raise ValueError(f"packed: {scalar.name} must be finite" + ("" if scalar.signed else " and not negative"))
+                sign = "" if scalar.signed else " and not negative"
+                raise ValueError(f"packed: {scalar.name} must be finite{sign}")
             values.append(value[..., 0] if scalar.count is None else value)
             at = end
         return streams, values

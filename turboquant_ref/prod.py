@@ -1,15 +1,16 @@
-"""TurboQuant_prod, Algorithm 2: unbiased inner products from b - 1 bits of Algorithm 1 and one bit of QJL on what it missed.
+"""TurboQuant_prod, Algorithm 2: unbiased inner products, from b - 1 bits of Algorithm 1 and 1 bit of QJL on the rest.
 
-    Quant     idx <- Quant_mse(x), b - 1 bits;  r <- x - DeQuant_mse(idx);  qjl <- sign(S r);  output (idx, qjl, ||r||)
-    DeQuant   x~ <- DeQuant_mse(idx) + (sqrt(pi/2)/d) ||r|| S^T qjl
+    Quant idx <- Quant_mse(x), b - 1 bits; r <- x - DeQuant_mse(idx); qjl <- sign(S r); output (idx, qjl, ||r||)
+     DeQuant   x~ <- DeQuant_mse(idx) + (sqrt(pi/2)/d) ||r|| S^T qjl
 
-The bits are b in total.  At b = 1 the first stage is empty (r = x), and the algorithm is QJL.  As in Algorithm 1 the box
-is for unit x: ||x|| is stored and multiplied back, and the residual norm gamma = ||r|| here is relative to ||x||.
+The bits are b in total. At b = 1 the first stage is empty (r = x), and the algorithm is QJL. As in Algorithm 1 the
+box is for unit x: ||x|| is stored and multiplied back, and the residual norm gamma = ||r|| here is relative to ||x||.
 
 Two ways to set it up, both in use:
 
 as written     S Gaussian, gamma stored for every vector: ``sketch="gaussian", residual="stored"``
-as released    S orthogonal, gamma replaced by sqrt(D_mse(d, b - 1)), the root mean square it has over Pi; nothing but the
+as released S orthogonal, gamma replaced by sqrt(D_mse(d, b - 1)), the root mean square it has over Pi; nothing but
+the
                signs is then stored: ``sketch="orthogonal", residual="expected"``.  The authors' code also leaves the
                factor kappa_d (see `qjl`) in; here it is divided out.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,7 +31,9 @@ from . import rotation as rotations
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, norm_and_unit
 
-__all__ = ["RESIDUALS", "ProdCode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup", "trace", "unpack"]
+__all__ = ["RESIDUALS", "ProdCode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup",
+"to_original",
+    "trace", "unpack", "weighted_sum"]
 
 RESIDUALS = ("stored", "expected")
 Reals = NDArray[np.floating[Any]]
@@ -40,6 +43,7 @@ Reals = NDArray[np.floating[Any]]
 class Quantizer:
     """What both sides must know: Pi, the codebook of b - 1 bits, the sketch S, and whether gamma is stored."""
 
+    algorithm: ClassVar[str] = "prod"
     rotation: rotations.Rotation
     codebook: codebooks.Codebook
     sketch: qjl.Sketch
@@ -50,6 +54,11 @@ class Quantizer:
             raise ValueError(f"residual: expected one of {', '.join(RESIDUALS)}, got {self.residual!r}")
         if self.sketch.d != self.rotation.d:
             raise ValueError(f"sketch: expected dimension {self.rotation.d}, got {self.sketch.d}")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that `theory` and `setup` know this quantizer by."""
+        return {"sketch": self.sketch.kind, "residual": self.residual}
 
     @property
     def d(self) -> int:
@@ -120,7 +129,7 @@ def setup(
     d: int,
     bits: int,
     rng: int | np.random.Generator,
-    rotation: str = "haar",
+    rotation: rotations.Kind = "haar",
     sketch: str = "gaussian",
     residual: str = "stored",
     m: int | None = None,
@@ -134,7 +143,8 @@ def setup(
     bits : int
         Bits a coordinate in total, 1 to 8, the sign bit included.
     rng : int or numpy.random.Generator
-        A seed 0 <= rng < 2**64, or a generator that one is drawn from.  Pi is stream 0 of it, S the streams from 1 on.
+        A seed 0 <= rng < 2**64, or a generator that one is drawn from. Pi is stream 0 of it, S the streams from 1
+        on.
     rotation : {"haar", "structured"}
         Kind of Pi, and of the blocks of an orthogonal S.
     sketch : {"gaussian", "orthogonal"}
@@ -212,7 +222,8 @@ def _sketch_scale(Q: Quantizer, code: ProdCode) -> Reals:
 def dequantize(Q: Quantizer, code: ProdCode) -> Reals:
     """Algorithm 2, DeQuant_prod: ||x|| (Pi^T c[idx] + gamma S^T qjl / (m mu)).
 
-    An unbiased x~, with a larger ||x - x~|| than Algorithm 1's at the same bits: its inner products are what it is for.
+    An unbiased x~, with a larger ||x - x~|| than Algorithm 1's at the same bits: its inner products are what it is
+    for.
 
     Returns
     -------
@@ -240,6 +251,37 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: ProdCode) -> Reals:
     stage1 = mse.outer_product(Q.rotation.apply(query), codebooks.look_up(Q.codebook, code.indices, dtype))
     stage2 = mse.outer_product(Q.sketch.apply(query), qjl.pm_one(code.signs, dtype)) * _sketch_scale(Q, code)
     return np.asarray((stage1 + stage2) * code.norms)
+
+
+def weighted_sum(Q: Quantizer, weights: ArrayLike, code: ProdCode) -> Reals:
+    """sum_j w_j x~_j for each row of weights, in the rotated basis and the sketch's: attention's second half.
+
+    Linear, so blocks of a long code can be summed one by one; `to_original` then rotates back once, not once a
+    vector.
+
+    Parameters
+    ----------
+    Q : Quantizer
+    weights : (…, n) array
+    code : ProdCode
+        Of n vectors.
+
+    Returns
+    -------
+    (…, d + m) array
+    """
+    mse.check_code(Q, code, ProdCode)
+    w = mse.as_weights(weights, code.norms.shape)
+    w = w * code.norms
+    dtype = code.norms.dtype
+    stage1 = w @ codebooks.look_up(Q.codebook, code.indices, dtype)
+    stage2 = (w * _sketch_scale(Q, code)) @ qjl.pm_one(code.signs, dtype)
+    return np.concatenate([stage1, stage2], axis=-1)
+
+
+def to_original(Q: Quantizer, total: Reals) -> Reals:
+    """A `weighted_sum` in the original basis: Pi^T of its first d numbers plus S^T of the others."""
+    return np.asarray(Q.rotation.inverse(total[..., : Q.d]) + Q.sketch.transpose(total[..., Q.d :]))
 
 
 def trace(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:

@@ -8,12 +8,13 @@ Only the stored side is quantized; the query y is not.  S has m rows; two laws o
     iid N(0, 1) entries, as both papers define it.  Exactly unbiased, and exactly
     Var = [(pi/2) ||x||^2 ||y||^2 - <y,x>^2] / m.
 "orthogonal"
-    Blocks of at most d orthonormal rows, times sqrt(d): what QJL's section 4.1 recommends and what both released codes do.
-    The papers' constant is then off by kappa_d = sqrt(d/2) Gamma(d/2) / Gamma((d+1)/2) = 1 + 1/(4d) + …; here it is divided
-    out, so the estimate is exactly unbiased too, with about 2.75 times less variance at <x,y> = 0 and m = d.
+    Blocks of at most d orthonormal rows, times sqrt(d): what QJL's section 4.1 recommends and what both released
+    codes do. The papers' constant is then off by kappa_d = sqrt(d/2) Gamma(d/2) / Gamma((d+1)/2) = 1 + 1/(4d) + …;
+    here it is divided out, so the estimate is exactly unbiased too, with about 2.75 times less variance at <x,y> =
+    0 and m = d.
 
-In one formula for both: the estimate is ||x|| <S y, sign(S x)> / (m mu), where mu is the mean of |S_i u| over a row S_i, u of
-norm 1: sqrt(2/pi) for Gaussian rows, sqrt(d) E|u_1| for orthogonal ones.
+In one formula for both: the estimate is ||x|| <S y, sign(S x)> / (m mu), where mu is the mean of |S_i u| over a row
+S_i, u of norm 1: sqrt(2/pi) for Gaussian rows, sqrt(d) E|u_1| for orthogonal ones.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import rotation as rotations
 from . import sphere
-from .mse import check_code, outer_product
+from .mse import as_weights, check_code, outer_product
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_dimension, check_integer, norm_and_unit
 
@@ -43,8 +44,10 @@ __all__ = [
     "quantize",
     "setup",
     "sketch",
+    "to_original",
     "trace",
     "unpack",
+    "weighted_sum",
 ]
 
 SKETCHES = ("gaussian", "orthogonal")
@@ -64,8 +67,8 @@ class Sketch:
     gaussian : (m, d) float64 or None
         The matrix, if its entries are iid N(0, 1).
     blocks : tuple of Rotation
-        The ceil(m/d) independent rotations whose rows, times sqrt(d), are S, if it is orthogonal; of the last only the first
-        m - d (ceil(m/d) - 1) rows are used.
+        The ceil(m/d) independent rotations whose rows, times sqrt(d), are S, if it is orthogonal; of the last only
+        the first m - d (ceil(m/d) - 1) rows are used.
     identity : str
         What names it in a fingerprint.
     """
@@ -108,14 +111,14 @@ class Sketch:
 
     def matrix(self) -> NDArray[np.float64]:
         """S as a dense (m, d) float64 matrix."""
-        return self.apply(np.eye(self.d)).T
+        return np.asarray(self.apply(np.eye(self.d)).T, dtype=np.float64)
 
 
-def sketch(d: int, m: int, rng: int | np.random.Generator, kind: str, rotation: str = "haar") -> Sketch:
+def sketch(d: int, m: int, rng: int | np.random.Generator, kind: str, rotation: rotations.Kind = "haar") -> Sketch:
     """Draw S from the streams 1, 2, … of the seed (stream 0 is the rotation's).
 
-    A Gaussian S is `rotation.gaussians` of stream 1, row by row; the k-th orthogonal block is a rotation of stream 1 + k.
-    `rotation` says which kind of rotation the orthogonal blocks are; it does not concern a Gaussian S.
+    A Gaussian S is `rotation.gaussians` of stream 1, row by row; the k-th orthogonal block is a rotation of stream
+    1 + k. `rotation` says which kind of rotation the orthogonal blocks are; it does not concern a Gaussian S.
     """
     if kind not in SKETCHES:
         raise ValueError(f"sketch: expected one of {', '.join(SKETCHES)}, got {kind!r}")
@@ -142,7 +145,8 @@ def of_matrix(S: ArrayLike, kind: str = "gaussian") -> Sketch:
     if kind == "gaussian":
         return Sketch(d, m, kind, matrix, (), identity)
     if kind != "orthogonal" or m % d:
-        raise ValueError(f"kind: expected gaussian, or orthogonal with m a multiple of d; got {kind!r}, m = {m}, d = {d}")
+        allowed = "gaussian, or orthogonal with m a multiple of d"
+        raise ValueError(f"kind: expected {allowed}; got {kind!r}, m = {m}, d = {d}")
     blocks = tuple(rotations.Dense(block / math.sqrt(d)) for block in matrix.reshape(-1, d, d))
     return Sketch(d, m, kind, None, blocks, identity)
 
@@ -151,7 +155,13 @@ def of_matrix(S: ArrayLike, kind: str = "gaussian") -> Sketch:
 class Quantizer:
     """QJL with a given sketch S."""
 
+    algorithm: ClassVar[str] = "qjl"
     sketch: Sketch
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that `theory` and `setup` know this quantizer by."""
+        return {"sketch": self.sketch.kind}
 
     @property
     def d(self) -> int:
@@ -205,7 +215,7 @@ def setup(
     m: int | None = None,
     rng: int | np.random.Generator = 0,
     sketch: str = "gaussian",
-    rotation: str = "haar",
+    rotation: rotations.Kind = "haar",
 ) -> Quantizer:
     """Draw S.
 
@@ -284,6 +294,33 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: QJLCode) -> Reals:
     query = as_rows(y, Q.d, name="y")
     z = pm_one(code.signs, code.norms.dtype)
     return outer_product(Q.sketch.apply(query), z) * (code.norms * code.norms.dtype.type(Q.sketch.constant))
+
+
+def weighted_sum(Q: Quantizer, weights: ArrayLike, code: QJLCode) -> Reals:
+    """sum_j w_j x~_j for each row of weights, left in the sketch's m coordinates: attention's second half.
+
+    Linear, so blocks of a long code can be summed one by one; `to_original` then rotates back once, not once a
+    vector.
+
+    Parameters
+    ----------
+    Q : Quantizer
+    weights : (…, n) array
+    code : QJLCode
+        Of n vectors.
+
+    Returns
+    -------
+    (…, m) array
+    """
+    check_code(Q, code, QJLCode)
+    w = as_weights(weights, code.norms.shape)
+    return (w * code.norms * code.norms.dtype.type(Q.sketch.constant)) @ pm_one(code.signs, code.norms.dtype)
+
+
+def to_original(Q: Quantizer, total: Reals) -> Reals:
+    """A `weighted_sum` in the original basis: S^T of it."""
+    return Q.sketch.transpose(total)
 
 
 def trace(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:

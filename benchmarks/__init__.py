@@ -1,0 +1,1 @@
+"""Measurements that the README and the docstrings quote; each module prints its table."""

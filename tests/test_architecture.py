@@ -1,0 +1,83 @@
+"""The arrows of the house: who may import whom, and what `import turboquant_ref` must not load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import turboquant_ref
+
+PACKAGE = Path(turboquant_ref.__file__).parent
+
+ALLOWED: dict[str, set[str]] = {
+    "vectors": set(),
+    "sphere": {"vectors"},
+    "codebook": {"sphere", "vectors"},
+    "rotation": {"vectors"},
+    "alignment": {"codebook", "sphere", "vectors"},
+    "theory": {"alignment", "codebook", "sphere", "vectors"},
+    "packing": {"vectors"},
+    "mse": {"codebook", "packing", "rotation", "vectors"},
+    "qjl": {"mse", "packing", "rotation", "sphere", "vectors"},
+    "prod": {"codebook", "mse", "packing", "qjl", "rotation", "vectors"},
+    "data": {"vectors"},
+}
+EXTERNAL = {"numpy", "scipy"}
+LAZY = {"matplotlib", "tqdm"}  # only inside a function
+
+
+def imports(source: str) -> tuple[set[str], set[str], set[str]]:
+    """(own modules, foreign modules at import time, foreign modules inside functions) that a module imports."""
+    tree = ast.parse(source)
+    inside = {node for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for node in ast.walk(f)}
+    own, eager, lazy = set(), set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("turboquant_ref")):
+            stem = (node.module or "").removeprefix("turboquant_ref").lstrip(".").split(".")[0]
+            own |= {stem} if stem else {alias.name for alias in node.names}
+            continue
+        names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+        if isinstance(node, ast.ImportFrom):
+            names = {node.module or ""}
+        for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names):
+            (lazy if node in inside else eager).add(name)
+    return own, eager, lazy
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_arrows(path: Path) -> None:
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    own, eager, lazy = imports(path.read_text())
+    assert eager <= EXTERNAL, f"{name} imports {eager - EXTERNAL} at import time"
+    assert lazy <= EXTERNAL | LAZY
+    assert not own & {"numba_kernels", "cuda_kernels"}
+    if name in ALLOWED:
+        assert own <= ALLOWED[name], f"{name} may not import {own - ALLOWED[name]}"
+
+
+def test_the_arrow_test_can_fail() -> None:
+    own, eager, lazy = imports("from . import mse\nimport numba\ndef f():\n    import torch\n")
+    assert (own, eager, lazy) == ({"mse"}, {"numba"}, {"torch"})
+
+
+def test_import_is_lean() -> None:
+    heavy = "numba", "matplotlib", "torch", "tqdm", "mpmath", "pandas"
+    code = f"import sys, turboquant_ref; print(sorted(set({heavy!r}) & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
+
+
+def test_every_module_is_in_the_map() -> None:
+    """The package's docstring is the map: it names every public module."""
+    doc = turboquant_ref.__doc__ or ""
+    for path in modules():
+        if path.parent == PACKAGE and not path.stem.startswith("_"):
+            assert f"`{path.stem}`" in doc, path.stem
