@@ -17,14 +17,16 @@ ALLOWED: dict[str, set[str]] = {
     "vectors": set(),
     "sphere": {"vectors"},
     "codebook": {"sphere", "vectors"},
-    "rotation": {"vectors"},
+    "generator": {"vectors"},
+    "rotation": {"generator", "vectors"},
     "alignment": {"codebook", "sphere", "vectors"},
     "theory": {"alignment", "codebook", "sphere", "vectors"},
     "packing": {"vectors"},
     "mse": {"codebook", "packing", "rotation", "vectors"},
-    "qjl": {"mse", "packing", "rotation", "sphere", "vectors"},
-    "prod": {"codebook", "mse", "packing", "qjl", "rotation", "vectors"},
+    "qjl": {"generator", "mse", "packing", "rotation", "sphere", "vectors"},
+    "prod": {"codebook", "generator", "mse", "packing", "qjl", "rotation", "vectors"},
     "data": {"vectors"},
+    "attention": {"vectors"},
 }
 EXTERNAL = {"numpy", "scipy"}
 LAZY = {"matplotlib", "tqdm"}  # only inside a function

@@ -1,7 +1,8 @@
 """The executable specification of the TurboQuant family of vector quantizers.
 
-The paper is Zandieh, Daliri, Hadian, Mirrokni, "TurboQuant: Online Vector Quantization with Near-optimal Distortion Rate"
-(arXiv 2504.19874, ICLR 2026); its ancestors QJL (arXiv 2406.03482) and PolarQuant (arXiv 2502.02617) are here too.
+The paper is Zandieh, Daliri, Hadian, Mirrokni, "TurboQuant: Online Vector Quantization with Near-optimal Distortion
+Rate" (arXiv 2504.19874, ICLR 2026); its ancestors QJL (arXiv 2406.03482) and PolarQuant (arXiv 2502.02617) are here
+too.
 
 The map, from the paper to the code:
 
@@ -9,7 +10,8 @@ mathematics
     `vectors`   what a vector is: input checks, norms, unit vectors (section 1.3)
     `sphere`    the law of one coordinate of a random unit vector (Lemma 1) and its Gaussian limit
     `codebook`  Lloyd-Max: the optimal scalar quantizer of that law (Eq 4), or of any law
-    `rotation`  Haar and structured rotations (Algorithm 1, line 2), and the seeded generator behind all randomness
+    `generator` the seeded generator behind all randomness, specified for every language
+    `rotation`  Haar and structured rotations (Algorithm 1, line 2); the Walsh-Hadamard transform
     `alignment` the joint law of a vector and its quantized form on the sphere, beyond single coordinates
     `theory`    exact distortion, slope and variance of every estimator; Theorems 1 to 3; rate-distortion; entropies
 algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, unpack
@@ -22,6 +24,7 @@ evidence
     `measure`   the measured counterparts of `theory`, over independent draws, with intervals
     `variants`  the named variants
 uses
+    `attention` logits and attention output straight from codes
     `data`      the bundled GloVe sample; readers of .npy, .npz and .fvecs files
     `report`    what TurboQuant does to your vectors, measured beside exact: ``turboquant-ref report``
 
@@ -34,8 +37,10 @@ uses
 """
 
 from . import (
+    attention,
     codebook,
     data,
+    generator,
     measure,
     mse,
     packing,
@@ -50,8 +55,10 @@ from . import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "codebook",
     "data",
+    "generator",
     "measure",
     "mse",
     "packing",

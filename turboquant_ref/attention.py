@@ -1,0 +1,247 @@
+"""Attention straight from codes: what a KV cache does with them (TurboQuant, section 4).
+
+    logits = softcap(scale <q, k~_j>) + mask,   w = softmax(logits),   out = sum_j w_j v~_j
+
+Neither sum needs a decoded vector. <q, Pi^T c> = <Pi q, c>, so each query is rotated (and, for Algorithm 2,
+sketched) once, and sum_j w_j Pi^T c_j = Pi^T sum_j w_j c_j, so each output is rotated back once. Keys and values
+may use different algorithms, bits and scales.
+
+Shapes: queries (*batch, heads, n_queries, d); keys and values are codes of shape (*batch, kv_heads, n_keys), of one
+quantizer for all heads; heads is a multiple of kv_heads, and query head h reads key head h // (heads / kv_heads):
+multi-head, grouped-query and multi-query attention.
+
+The n_queries queries are the last positions of the sequence unless `positions` says otherwise, so that decoding (one
+query) and prefill (as many as keys) are the same call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .vectors import as_rows, check_integer
+
+__all__ = ["attend", "attend_blocks", "logits", "select", "softmax", "visible"]
+
+Reals = NDArray[np.floating[Any]]
+
+
+def select(code: Any, index: Any) -> Any:
+    """The part of a code at `index` of its batch axes: ``select(code, (0, slice(10, 20)))``."""
+    arrays = {f.name: getattr(code, f.name) for f in dataclasses.fields(code)}
+    return dataclasses.replace(code, **{k: v[index] for k, v in arrays.items() if isinstance(v, np.ndarray)})
+
+
+def batch_shape(code: Any) -> tuple[int, ...]:
+    """The batch shape of a code: that of its per-vector scalars."""
+    shapes = [v.shape for v in vars(code).values() if isinstance(v, np.ndarray)]
+    return min(shapes, key=len)
+
+
+def module_of(Q: Any) -> ModuleType:
+    """The module whose verbs take this quantizer."""
+    return sys.modules[type(Q).__module__]
+
+
+def visible(
+    n_queries: int,
+    n_keys: int,
+    causal: bool = False,
+    window: int | None = None,
+    positions: ArrayLike | None = None,
+) -> NDArray[np.bool_]:
+    """Which keys each query may see: (n_queries, n_keys), True where it may.
+
+    Parameters
+    ----------
+    n_queries, n_keys : int
+    causal : bool
+        Key j is visible to the query at position p only if j <= p.
+    window : int, optional
+        Only the last `window` positions up to and including the query's own are visible (and, if not causal, as
+        many ahead).
+    positions : (n_queries,) int, optional
+        Of the queries; by default the last n_queries of the n_keys.
+    """
+    p = np.arange(n_keys - n_queries, n_keys) if positions is None else np.asarray(positions)
+    if p.shape != (n_queries,) or p.dtype.kind not in "iu":
+        raise ValueError(f"positions: expected {n_queries} integers, got {p.dtype} {p.shape}")
+    j = np.arange(n_keys)
+    distance = p[:, None] - j
+    seen = np.ones((n_queries, n_keys), dtype=bool)
+    if causal:
+        seen &= distance >= 0
+    if window is not None:
+        seen &= np.abs(distance) < check_integer(window, "window", 1)
+    return seen
+
+
+def softmax(logits: Reals) -> Reals:
+    """Softmax over the last axis; a row with no visible key (all -inf) has weights 0."""
+    top = logits.max(axis=-1, keepdims=True, initial=-math.inf)
+    e = np.exp(logits - np.where(np.isneginf(top), 0, top))
+    total = e.sum(axis=-1, keepdims=True)
+    return np.asarray(e / np.where(total > 0, total, 1))
+
+
+def _heads(q: Reals, shape: tuple[int, ...]) -> int:
+    """Query heads a key head."""
+    fits = q.ndim >= 3 and len(shape) == q.ndim - 1 and q.shape[:-3] == shape[:-2]
+    if not fits or shape[-2] == 0 or q.shape[-3] % shape[-2]:
+        raise ValueError(
+            "q: expected (*batch, heads, n_queries, d), and keys of batch shape (*batch, kv_heads, n_keys), heads a "
+            f"multiple of kv_heads; got {q.shape} and {shape}"
+        )
+    return int(q.shape[-3] // shape[-2])
+
+
+def _shape_logits(
+    s: Reals, scale: float, softcap: float | None, mask: ArrayLike | None, seen: NDArray[np.bool_]
+) -> Reals:
+    """Scale, soft cap, then masks: the order of every model that has them."""
+    s = s * s.dtype.type(scale)
+    if softcap is not None:
+        s = softcap * np.tanh(s / softcap)
+    if mask is not None:
+        m = np.asarray(mask)
+        s = np.where(m, s, -np.inf) if m.dtype == bool else s + m.astype(s.dtype)
+    return np.where(seen, s, np.asarray(-np.inf, dtype=s.dtype))
+
+
+def _check(scale: float | None, softcap: float | None, d: int) -> float:
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap: expected a positive number, got {softcap}")
+    if scale is None:
+        return 1 / math.sqrt(d)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale: expected a finite number, got {scale}")
+    return float(scale)
+
+
+def logits(
+    Q: Any,
+    q: ArrayLike,
+    keys: Any,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    positions: ArrayLike | None = None,
+) -> Reals:
+    """softcap(scale <q, k~>) + mask for every query and key, from the codes of the keys.
+
+    Parameters
+    ----------
+    Q : a quantizer of `mse`, `prod`, `qjl` or a sibling
+    q : (*batch, heads, n_queries, d)
+    keys : code of shape (*batch, kv_heads, n_keys)
+    scale : float, optional
+        1/sqrt(d) if None.
+    softcap : float, optional
+        Logits become softcap * tanh(logits / softcap), before the mask.
+    mask : broadcastable to (*batch, heads, n_queries, n_keys), optional
+        bool (True is visible) or additive.
+    causal, window, positions
+        See `visible`.
+
+    Returns
+    -------
+    (*batch, heads, n_queries, n_keys) array; -inf where a key is not visible
+
+    Raises
+    ------
+    TypeError, ValueError
+        For shapes that do not fit, or a code of another quantizer.
+    """
+    rows = as_rows(q, Q.d, name="q")
+    shape = batch_shape(keys)
+    group = _heads(rows, shape)
+    factor = _check(scale, softcap, Q.d)
+    module = module_of(Q)
+    seen = visible(rows.shape[-2], shape[-1], causal, window, positions)
+    grouped = rows.reshape(*shape[:-1], group, *rows.shape[-2:])
+    scores = [module.inner_product(Q, grouped[i], select(keys, i)) for i in np.ndindex(*shape[:-1])]
+    s = np.reshape(scores, (*rows.shape[:-1], shape[-1]))
+    return _shape_logits(s, factor, softcap, mask, seen)
+
+
+def _weighted_sums(Q: Any, w: Reals, values: Any) -> Reals:
+    """sum_j w_j v~_j in the basis of the value codes: (*batch, heads, n_queries, width)."""
+    shape = batch_shape(values)
+    group = w.shape[-3] // shape[-2]
+    module = module_of(Q)
+    grouped = w.reshape(*shape[:-1], group, *w.shape[-2:])
+    sums = [module.weighted_sum(Q, grouped[i], select(values, i)) for i in np.ndindex(*shape[:-1])]
+    return np.reshape(sums, (*w.shape[:-1], -1))
+
+
+def attend(Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, **options: Any) -> Reals:
+    """Attention output softmax(logits) V~, the direct form: all logits at once.
+
+    Parameters
+    ----------
+    Qk, Qv : quantizers of the keys and of the values
+    q, keys, options
+        As in `logits`.
+    values : code of shape (*batch, kv_heads, n_keys)
+
+    Returns
+    -------
+    (*batch, heads, n_queries, d_v) array; 0 for a query that sees no key
+    """
+    if batch_shape(keys) != batch_shape(values):
+        raise ValueError(f"values: expected the batch shape of keys, {batch_shape(keys)}, got {batch_shape(values)}")
+    w = softmax(logits(Qk, q, keys, **options))
+    return np.asarray(module_of(Qv).to_original(Qv, _weighted_sums(Qv, w, values)))
+
+
+def attend_blocks(
+    Qk: Any,
+    Qv: Any,
+    q: ArrayLike,
+    keys: Any,
+    values: Any,
+    block: int = 256,
+    mask: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    **options: Any,
+) -> Reals:
+    """`attend`, a block of keys at a time: the online softmax of every fused kernel, equal to it up to rounding.
+
+    For each query it keeps the largest logit so far m, l = sum exp(logit - m) and the sum of the values with those
+    weights; a larger logit in a new block rescales both by exp(m_old - m_new).
+
+    Parameters are those of `attend`, and `block`, the number of keys at a time.
+    """
+    if batch_shape(keys) != batch_shape(values):
+        raise ValueError(f"values: expected the batch shape of keys, {batch_shape(keys)}, got {batch_shape(values)}")
+    block = check_integer(block, "block", 1)
+    rows = as_rows(q, Qk.d, name="q")
+    n_queries, n_keys = rows.shape[-2], batch_shape(keys)[-1]
+    p = np.arange(n_keys - n_queries, n_keys) if positions is None else np.asarray(positions)
+    full = None if mask is None else np.broadcast_to(np.asarray(mask), (*rows.shape[:-1], n_keys))
+    top = np.full(rows.shape[:-1], -np.inf, dtype=rows.dtype)
+    total = np.zeros(rows.shape[:-1], dtype=rows.dtype)
+    sums: Any = 0
+    for start in range(0, n_keys, block):
+        these = slice(start, start + block)
+        part = (*(slice(None),) * (len(batch_shape(keys)) - 1), these)
+        here = None if full is None else full[..., these]
+        s = logits(Qk, rows, select(keys, part), mask=here, positions=p - start, **options)
+        higher = np.maximum(top, s.max(axis=-1))
+        shift = np.where(np.isneginf(higher), 0, higher)
+        e, rescale = np.exp(s - shift[..., None]), np.exp(top - shift)
+        total = total * rescale + e.sum(axis=-1)
+        sums = sums * rescale[..., None] + _weighted_sums(Qv, e, select(values, part))
+        top = higher
+    if n_keys == 0:
+        return np.zeros((*rows.shape[:-1], Qv.d), dtype=rows.dtype)
+    return np.asarray(module_of(Qv).to_original(Qv, sums / np.where(total > 0, total, 1)[..., None]))
