@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from . import mse, prod, qjl
+from .generator import seed_of
 from .vectors import as_rows, check_bits, check_integer, norm_and_unit
 
 __all__ = [
@@ -54,6 +55,12 @@ class Estimate:
 
     values: Floats
     confidence: float = 0.99
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.values) != 1 or len(self.values) == 0:
+            raise ValueError(f"values: expected one figure a draw, got an array of shape {np.shape(self.values)}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence: expected a probability between 0 and 1, got {self.confidence!r}")
 
     @property
     def draws(self) -> int:
@@ -107,14 +114,22 @@ def draws_needed(std: float, deviation: float, confidence: float = 0.99, power: 
     confidence, power : float
         1 - the false-alarm rate; and the probability of seeing a deviation of that size.
     """
-    if not (std >= 0 and deviation > 0):
-        raise ValueError(f"deviation: expected a positive number (and std >= 0), got {deviation} (and {std})")
-    n = 2
-    while True:
+    if not (0 <= std < math.inf and 0 < deviation < math.inf):
+        raise ValueError(f"deviation and std: expected finite, positive numbers, got {deviation} and {std}")
+    if not (0 < confidence < 1 and 0.5 <= power < 1):
+        raise ValueError(f"confidence and power: expected probabilities, power >= 0.5, got {confidence} and {power}")
+
+    def enough(n: int) -> bool:
         t = stats.t.ppf((1 + confidence) / 2, n - 1) + stats.t.ppf(power, n - 1)
-        if t * std <= deviation * math.sqrt(n):
-            return n
-        n = max(n + 1, math.ceil(0.9 * (t * std / deviation) ** 2)) if n > 30 else n + 1
+        return bool(t * std <= deviation * math.sqrt(n))
+
+    few, many = 1, 2
+    while not enough(many):
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    return many
 
 
 def setup(algorithm: str, d: int, bits: int, rng: int | np.random.Generator, **options: Any) -> Any:
@@ -131,7 +146,9 @@ def correlated_queries(x: ArrayLike, rng: int | np.random.Generator, rho: float 
 
     Independent x and y have <y, x> near 0, where no shrinkage of the estimates can be seen; these can.
     """
-    rng = np.random.default_rng(rng)
+    if rho is not None and not -1 <= rho <= 1:
+        raise ValueError(f"rho: expected a number from -1 to 1, got {rho}")
+    rng = np.random.default_rng(seed_of(rng))
     _, unit = norm_and_unit(as_rows(x).astype(np.float64))
     y = rng.standard_normal(unit.shape)
     y -= (y * unit).sum(-1, keepdims=True) * unit
@@ -144,7 +161,7 @@ def _draws(
     algorithm: str, x: NDArray[Any], bits: int, draws: int, rng: int | np.random.Generator, options: dict[str, Any]
 ) -> Iterator[tuple[ModuleType, Any, Any]]:
     """(module, quantizer, code of x) for independent draws of the quantizer."""
-    seeds = np.random.default_rng(rng).integers(2**63, size=check_integer(draws, "draws", 1))
+    seeds = np.random.default_rng(seed_of(rng)).integers(2**63, size=check_integer(draws, "draws", 1))
     for seed in seeds:
         Q = setup(algorithm, x.shape[-1], bits, int(seed), **options)
         module = ALGORITHMS[algorithm]
@@ -161,9 +178,10 @@ def _rows(x: ArrayLike, name: str = "x") -> NDArray[Any]:
     return rows
 
 
-def _estimates(module: ModuleType, Q: Any, code: Any, y: NDArray[Any]) -> Floats:
-    """Estimates of <y_i, x_i>, a pair a row."""
-    return np.asarray((module.dequantize(Q, code) * y).sum(-1), dtype=np.float64)
+def _units(x: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Norms (n, 1) and unit rows in float64, whatever the dtype of x: what relative errors are measured with."""
+    norms, unit = norm_and_unit(x.astype(np.float64))
+    return norms[:, None], unit
 
 
 Statistic = Callable[[ModuleType, Any, Any], float]
@@ -171,45 +189,57 @@ Statistic = Callable[[ModuleType, Any, Any], float]
 
 def distortion_of(x: NDArray[Any]) -> Statistic:
     """The mean over rows of ||x - x~||^2 / ||x||^2 in one draw."""
-    norms = norm_and_unit(x.astype(np.float64))[0][:, None]
+    norms, unit = _units(x)
 
     def statistic(module: ModuleType, Q: Any, code: Any) -> float:
-        error = x / norms - module.dequantize(Q, code) / norms
+        error = unit - module.dequantize(Q, code) / norms
         return float((error**2).sum(-1).mean())
 
     return statistic
 
 
+def _estimates_of(x: NDArray[Any], y: NDArray[Any]) -> tuple[Floats, Callable[[ModuleType, Any, Any], Floats]]:
+    """<y_i, x_i>, a pair a row, and its estimates in one draw, both of rows scaled to unit norm."""
+    (norms, unit), (_, query) = _units(x), _units(y)
+
+    def estimates(module: ModuleType, Q: Any, code: Any) -> Floats:
+        return np.asarray((module.dequantize(Q, code) / norms * query).sum(-1), dtype=np.float64)
+
+    return (unit * query).sum(-1), estimates
+
+
 def slope_of(x: NDArray[Any], y: NDArray[Any]) -> Statistic:
     """The regression through the origin of the estimates on <y_i, x_i> in one draw, rows scaled to unit norm."""
-    scale = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    truth = (x * y).sum(-1) / scale
+    truth, estimates = _estimates_of(x, y)
 
     def statistic(module: ModuleType, Q: Any, code: Any) -> float:
-        return float((_estimates(module, Q, code, y) / scale * truth).sum() / (truth * truth).sum())
+        return float((estimates(module, Q, code) * truth).sum() / (truth * truth).sum())
 
     return statistic
 
 
 def inner_product_error_of(x: NDArray[Any], y: NDArray[Any]) -> Statistic:
     """The mean over pairs of (estimate - <y_i, x_i>)^2 / (||x_i||^2 ||y_i||^2) in one draw."""
-    scale = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    truth = (x * y).sum(-1)
+    truth, estimates = _estimates_of(x, y)
 
     def statistic(module: ModuleType, Q: Any, code: Any) -> float:
-        return float((((_estimates(module, Q, code, y) - truth) / scale) ** 2).mean())
+        return float(((estimates(module, Q, code) - truth) ** 2).mean())
 
     return statistic
 
 
 def recall_of(x: NDArray[Any], queries: NDArray[Any], k: int) -> Statistic:
-    """recall@1@k in one draw: how often the exact nearest row by inner product is among the k best estimates."""
+    """recall@1@k in one draw: how often the exact nearest row by inner product is among the k best estimates.
+
+    Equal estimates are taken in random order, in expectation: an estimator that always answers 0 has recall k / n.
+    """
     best = np.argmax(queries @ x.T, axis=1)
 
     def statistic(module: ModuleType, Q: Any, code: Any) -> float:
         scores = module.inner_product(Q, queries, code)
-        above = (scores > np.take_along_axis(scores, best[:, None], axis=1)).sum(axis=1)
-        return float((above < k).mean())
+        score = np.take_along_axis(scores, best[:, None], axis=1)
+        above, equal = (scores > score).sum(axis=1), (scores == score).sum(axis=1)
+        return float(np.clip((k - above) / equal, 0, 1).mean())
 
     return statistic
 
@@ -293,8 +323,8 @@ def variance(algorithm: str, x: ArrayLike, bits: int, rho: float, draws: int = 3
     if not -1 <= rho <= 1:
         raise ValueError(f"rho: expected a number from -1 to 1, got {rho}")
     rows = norm_and_unit(_rows(x))[1]
-    y = correlated_queries(rows, rng, rho)
-    estimates = [_estimates(m, Q, code, y) for m, Q, code in _draws(algorithm, rows, bits, draws, rng, options)]
+    _, estimates_of = _estimates_of(rows, correlated_queries(rows, rng, rho))
+    estimates = [estimates_of(*draw) for draw in _draws(algorithm, rows, bits, draws, rng, options)]
     replicates = [((a - b) ** 2).mean() / 2 for a, b in zip(estimates[::2], estimates[1::2], strict=False)]
     if not replicates:
         raise ValueError(f"draws: expected at least 2 for a variance, got {draws}")

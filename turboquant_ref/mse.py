@@ -35,11 +35,22 @@ from numpy.typing import ArrayLike, NDArray
 from . import codebook as codebooks
 from . import rotation as rotations
 from .packing import Packed, Record, Scalar, fingerprint
-from .vectors import as_rows, check_bits, check_dimension, norm_and_unit
+from .vectors import as_rows, check_bits, check_dimension, first_row, norm_and_unit
 
-__all__ = ["SCALES", "MSECode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup",
-"to_original",
-    "trace", "unpack", "weighted_sum"]
+__all__ = [
+    "SCALES",
+    "MSECode",
+    "Quantizer",
+    "dequantize",
+    "inner_product",
+    "pack",
+    "quantize",
+    "setup",
+    "to_original",
+    "trace",
+    "unpack",
+    "weighted_sum",
+]
 
 SCALES = ("norm", "matched", "least_squares", "unbiased")
 Reals = NDArray[np.floating[Any]]
@@ -156,9 +167,15 @@ def _scales(rule: str, norms: Reals, z: Reals, q: Reals) -> Reals:
     """The table of the module's docstring; 0 for the zero vector."""
     if rule == "norm":
         return norms
-    qq, zq = (q * q).sum(-1), (z * q).sum(-1)
-    factor = {"matched": 1 / np.sqrt(qq), "least_squares": zq / qq, "unbiased": 1 / np.where(norms > 0, zq, 1)}[rule]
-    return np.asarray(norms * factor, dtype=norms.dtype)
+    qq, zq = (q * q).sum(-1), np.where(norms > 0, (z * q).sum(-1), 1)
+    with np.errstate(over="ignore"):
+        factor = {"matched": 1 / np.sqrt(qq), "least_squares": zq / qq, "unbiased": 1 / zq}[rule]
+        scales = np.asarray(norms * factor, dtype=norms.dtype)
+    overflow = np.isinf(scales)
+    if overflow.any():
+        limit = f"the largest {scales.dtype}, {np.finfo(scales.dtype).max:.6g}"
+        raise ValueError(f'x: the "{rule}" scale of row {first_row(overflow)} exceeds {limit}; scale the data down')
+    return scales
 
 
 def _quantize(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
@@ -195,7 +212,8 @@ def quantize(Q: Quantizer, x: ArrayLike) -> MSECode:
     Raises
     ------
     TypeError, ValueError
-        For another dtype or shape, NaN or infinity; before any work is done.
+        For another dtype or shape, NaN or infinity; before any work is done.  For a norm, or a scale larger than it,
+        beyond the largest number of the compute dtype.
     """
     steps = _quantize(Q, x)
     return MSECode(steps["indices"], steps["scale"], Q.fingerprint)
@@ -216,6 +234,7 @@ def dequantize(Q: Quantizer, code: MSECode) -> Reals:
     Returns
     -------
     (…, d) array in the dtype of the code's scales
+        A coordinate beyond the largest number is infinite, as in any IEEE arithmetic (NumPy warns), but never NaN.
 
     Raises
     ------
@@ -224,7 +243,7 @@ def dequantize(Q: Quantizer, code: MSECode) -> Reals:
     """
     check_code(Q, code, MSECode)
     centroids = codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)  # line 9
-    return code.scales[..., None] * Q.rotation.inverse(centroids)  # line 10: x~ <- Pi^T y~
+    return np.asarray(code.scales[..., None] * Q.rotation.inverse(centroids))  # line 10: x~ <- Pi^T y~
 
 
 def inner_product(Q: Quantizer, y: ArrayLike, code: MSECode) -> Reals:
@@ -236,13 +255,14 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: MSECode) -> Reals:
     ----------
     Q : Quantizer
     y : (*A, d) array
-        Queries; not quantized.
+        Queries of any norm; not quantized.
     code : MSECode
         Of a batch of shape B.
 
     Returns
     -------
     (*A, *B) array
+        Infinite where it is beyond the largest number (NumPy warns), never NaN.
 
     Raises
     ------
@@ -250,15 +270,22 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: MSECode) -> Reals:
         For a bad query or a code of another quantizer.
     """
     check_code(Q, code, MSECode)
-    query = as_rows(y, Q.d, name="y")
+    query_norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
     centroids = codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)
-    return outer_product(Q.rotation.apply(query), centroids) * code.scales
+    return times_norms(outer_product(Q.rotation.apply(query), centroids), query_norms, code.scales)
 
 
 def outer_product(a: Reals, b: Reals) -> Reals:
     """<a_i, b_j> for all rows of (*A, d) and (*B, d): shape (*A, *B)."""
     d = a.shape[-1]
     return (a.reshape(-1, d) @ b.reshape(-1, d).T).reshape(a.shape[:-1] + b.shape[:-1])
+
+
+def times_norms(estimates: Reals, query_norms: Reals, norms: Reals) -> Reals:
+    """||y_i|| ||x_j|| times the estimates (*A, *B) of unit vectors; over- or underflows only if the result does."""
+    f, i = np.frexp(query_norms.reshape(query_norms.shape + (1,) * norms.ndim))
+    g, j = np.frexp(norms)
+    return np.asarray(np.ldexp(estimates * (f * g), i + j))
 
 
 def as_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Reals:
@@ -325,8 +352,8 @@ def unpack(Q: Quantizer, packed: Packed) -> MSECode:
 
     Raises
     ------
-    ValueError
-        For bytes of another quantizer, of the wrong length, or impossible ones.
+    TypeError, ValueError
+        For what is not a `Packed`, bytes of another quantizer, of the wrong length, or impossible ones.
     """
     (indices,), (scales,) = Q.record.unpack(packed, Q.fingerprint)
     return MSECode(indices, scales, Q.fingerprint)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .vectors import check_bits, first_row
+from .vectors import check_bits, check_integer, first_row
 
 __all__ = ["SCALARS", "Packed", "Record", "Scalar", "fingerprint", "pack_bits", "unpack_bits"]
 
@@ -60,12 +60,14 @@ def pack_bits(numbers: ArrayLike, bits: int) -> Bytes:
     TypeError
         If `numbers` is not of dtype uint8.
     ValueError
-        If a number does not fit.
+        If a number does not fit, or there is no axis.
     """
     bits = check_bits(bits, low=0)
     a = np.asarray(numbers)
     if a.dtype != np.uint8:
         raise TypeError(f"numbers: expected dtype uint8, got {a.dtype}")
+    if a.ndim == 0:
+        raise ValueError("numbers: expected an array of shape (…, n), got a single number")
     if a.size and int(a.max()) >> bits:
         raise ValueError(f"numbers: {int(a.max())} does not fit in {bits} bits (allowed: 0 to {2**bits - 1})")
     *batch, n = a.shape
@@ -82,7 +84,7 @@ def unpack_bits(data: ArrayLike, bits: int, n: int) -> Bytes:
         If the number of bytes is not that of n numbers, or a padding bit is not zero (the bytes are corrupt, or
         were written most significant bit first).
     """
-    bits = check_bits(bits, low=0)
+    bits, n = check_bits(bits, low=0), check_integer(n, "n", 0)
     a = np.asarray(data)
     size = (n * bits + 7) // 8
     if a.dtype != np.uint8 or a.ndim == 0 or a.shape[-1] != size:
@@ -105,16 +107,17 @@ def check_scalars(scalars: str) -> str:
 def _pack_scalars(values: NDArray[np.floating], scalars: str, name: str) -> Bytes:
     low, high, _ = _RANGE[scalars]
     magnitude = np.abs(values.astype(np.float64))
-    bad = (magnitude > high) | ((magnitude > 0) & (magnitude < low))
+    bad = ~((magnitude == 0) | ((low <= magnitude) & (magnitude <= high)))
     if np.any(bad):
-        where = first_row(bad)
+        where = first_row(bad.any(axis=-1))
         raise ValueError(
             f"{name}: {magnitude[bad].flat[0]:.6g} in row {where} is outside the normal range of {scalars}, "
             f"{low:.3g} to {high:.6g}; store it as another of {', '.join(SCALARS)}"
         )
-    if scalars == "bfloat16":  # the upper half of a float32, rounded to nearest even
-        word = values.astype("<f4").view("<u4")
-        stored = ((word + 0x7FFF + ((word >> 16) & 1)) >> 16).astype("<u2")
+    if scalars == "bfloat16":  # 8 significant bits, rounded to nearest even once: the upper half of a float32
+        fraction, exponent = np.frexp(values)
+        rounded = np.ldexp(np.rint(np.ldexp(fraction, 8)), exponent - 8)
+        stored = (rounded.astype("<f4").view("<u4") >> 16).astype("<u2")
     else:
         stored = values.astype(np.dtype(scalars).newbyteorder("<"))
     return np.ascontiguousarray(stored)[..., None].view(np.uint8)
@@ -193,7 +196,7 @@ class Record:
         for value, scalar in zip(values, self.scalars, strict=True):
             columns = value[..., None] if scalar.count is None else value
             stored = _pack_scalars(columns, scalars, scalar.name)
-            parts.append(stored.reshape(*columns.shape[:-1], -1))
+            parts.append(stored.reshape(*columns.shape[:-1], columns.shape[-1] * SCALARS[scalars]))
         return Packed(np.concatenate(parts, axis=-1), scalars, fingerprint)
 
     def unpack(self, packed: Packed, fingerprint: bytes) -> tuple[list[Bytes], list[NDArray[np.floating]]]:
@@ -201,9 +204,13 @@ class Record:
 
         Raises
         ------
+        TypeError
+            If `packed` is not a `Packed`.
         ValueError
             If the rows belong to another quantizer, have the wrong length, or hold impossible values.
         """
+        if not isinstance(packed, Packed):
+            raise TypeError(f"packed: expected Packed, got {type(packed).__name__}")
         if packed.fingerprint != fingerprint:
             raise ValueError(
                 f"packed: it was made by quantizer {packed.fingerprint.hex()}, this one is {fingerprint.hex()}"
@@ -218,8 +225,9 @@ class Record:
             streams.append(unpack_bits(data[..., at:end], b, n))
             at = end
         for scalar in self.scalars:
-            end = at + SCALARS[packed.scalars] * (scalar.count or 1)
-            columns = data[..., at:end].reshape(*data.shape[:-1], -1, SCALARS[packed.scalars])
+            count, width = scalar.count or 1, SCALARS[packed.scalars]
+            end = at + count * width
+            columns = data[..., at:end].reshape(*data.shape[:-1], count, width)
             value = _unpack_scalars(columns, packed.scalars)
             if not np.all(np.isfinite(value)) or (not scalar.signed and np.any(np.signbit(value))):
                 sign = "" if scalar.signed else " and not negative"

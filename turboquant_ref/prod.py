@@ -1,7 +1,7 @@
 """TurboQuant_prod, Algorithm 2: unbiased inner products, from b - 1 bits of Algorithm 1 and 1 bit of QJL on the rest.
 
-    Quant idx <- Quant_mse(x), b - 1 bits; r <- x - DeQuant_mse(idx); qjl <- sign(S r); output (idx, qjl, ||r||)
-     DeQuant   x~ <- DeQuant_mse(idx) + (sqrt(pi/2)/d) ||r|| S^T qjl
+    Quant     idx <- Quant_mse(x), b - 1 bits;  r <- x - DeQuant_mse(idx);  qjl <- sign(S r);  gamma <- ||r||
+    DeQuant   x~ <- DeQuant_mse(idx) + (sqrt(pi/2)/d) gamma S^T qjl
 
 The bits are b in total. At b = 1 the first stage is empty (r = x), and the algorithm is QJL. As in Algorithm 1 the
 box is for unit x: ||x|| is stored and multiplied back, and the residual norm gamma = ||r|| here is relative to ||x||.
@@ -9,10 +9,9 @@ box is for unit x: ||x|| is stored and multiplied back, and the residual norm ga
 Two ways to set it up, both in use:
 
 as written     S Gaussian, gamma stored for every vector: ``sketch="gaussian", residual="stored"``
-as released S orthogonal, gamma replaced by sqrt(D_mse(d, b - 1)), the root mean square it has over Pi; nothing but
-the
-               signs is then stored: ``sketch="orthogonal", residual="expected"``.  The authors' code also leaves the
-               factor kappa_d (see `qjl`) in; here it is divided out.
+as released    S orthogonal, gamma replaced by sqrt(D_mse(d, b - 1)), the root mean square it has over Pi; nothing
+               but the signs is then stored: ``sketch="orthogonal", residual="expected"``.  The authors' code also
+               leaves the factor kappa_d (see `qjl`) in; here it is divided out.
 """
 
 from __future__ import annotations
@@ -28,12 +27,24 @@ from numpy.typing import ArrayLike, NDArray
 from . import codebook as codebooks
 from . import mse, qjl
 from . import rotation as rotations
+from .generator import seed_of
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, norm_and_unit
 
-__all__ = ["RESIDUALS", "ProdCode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup",
-"to_original",
-    "trace", "unpack", "weighted_sum"]
+__all__ = [
+    "RESIDUALS",
+    "ProdCode",
+    "Quantizer",
+    "dequantize",
+    "inner_product",
+    "pack",
+    "quantize",
+    "setup",
+    "to_original",
+    "trace",
+    "unpack",
+    "weighted_sum",
+]
 
 RESIDUALS = ("stored", "expected")
 Reals = NDArray[np.floating[Any]]
@@ -162,7 +173,7 @@ def setup(
     d, bits = check_dimension(d), check_bits(bits)
     if residual not in RESIDUALS:
         raise ValueError(f"residual: expected one of {', '.join(RESIDUALS)}, got {residual!r}")
-    seed = rotations.seed_of(rng)
+    seed = seed_of(rng)
     S = qjl.setup(d, m, seed, sketch, rotation).sketch
     return Quantizer(rotations.setup(d, seed, rotation), codebooks.lloyd_max(d, bits - 1), S, residual)
 
@@ -246,11 +257,11 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: ProdCode) -> Reals:
     (*A, *B) array for queries (*A, d) and a code of shape B
     """
     mse.check_code(Q, code, ProdCode)
-    query = as_rows(y, Q.d, name="y")
+    query_norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
     dtype = code.norms.dtype
     stage1 = mse.outer_product(Q.rotation.apply(query), codebooks.look_up(Q.codebook, code.indices, dtype))
     stage2 = mse.outer_product(Q.sketch.apply(query), qjl.pm_one(code.signs, dtype)) * _sketch_scale(Q, code)
-    return np.asarray((stage1 + stage2) * code.norms)
+    return mse.times_norms(stage1 + stage2, query_norms, code.norms)
 
 
 def weighted_sum(Q: Quantizer, weights: ArrayLike, code: ProdCode) -> Reals:

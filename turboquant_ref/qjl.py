@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import rotation as rotations
 from . import sphere
-from .mse import as_weights, check_code, outer_product
+from .generator import gaussians, seed_of
+from .mse import as_weights, check_code, outer_product, times_norms
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_dimension, check_integer, norm_and_unit
 
@@ -117,14 +118,15 @@ class Sketch:
 def sketch(d: int, m: int, rng: int | np.random.Generator, kind: str, rotation: rotations.Kind = "haar") -> Sketch:
     """Draw S from the streams 1, 2, … of the seed (stream 0 is the rotation's).
 
-    A Gaussian S is `rotation.gaussians` of stream 1, row by row; the k-th orthogonal block is a rotation of stream
+    A Gaussian S is `generator.gaussians` of stream 1, row by row; the k-th orthogonal block is a rotation of stream
     1 + k. `rotation` says which kind of rotation the orthogonal blocks are; it does not concern a Gaussian S.
     """
     if kind not in SKETCHES:
         raise ValueError(f"sketch: expected one of {', '.join(SKETCHES)}, got {kind!r}")
-    seed = rotations.seed_of(rng)
+    seed = seed_of(rng)
     if kind == "gaussian":
-        matrix = rotations.gaussians(seed, 1, m * d).reshape(m, d)
+        matrix = gaussians(seed, 1, m * d).reshape(m, d)
+        matrix.flags.writeable = False
         return Sketch(d, m, kind, matrix, (), f"gaussian({m}, {d}, seed={seed})")
     blocks = tuple(rotations.setup(d, seed, rotation, stream=1 + k) for k in range(-(-m // d)))
     return Sketch(d, m, kind, None, blocks, f"orthogonal({m}, {', '.join(b.identity for b in blocks)})")
@@ -134,13 +136,17 @@ def of_matrix(S: ArrayLike, kind: str = "gaussian") -> Sketch:
     """The sketch with the given matrix S, (m, d): for golden vectors, and for a port's own S.
 
     An "orthogonal" S must have blocks of d orthonormal rows times sqrt(d), m a multiple of d.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a finite real matrix, or not of that kind.
     """
-    matrix = np.array(S, dtype=np.float64)
-    if matrix.ndim != 2 or not np.all(np.isfinite(matrix)):
-        raise ValueError(f"S: expected a finite (m, d) matrix, got shape {matrix.shape}")
+    matrix = as_rows(S, name="S").astype(np.float64)
+    if matrix.ndim != 2 or len(matrix) == 0:
+        raise ValueError(f"S: expected a matrix of shape (m, d), m >= 1, got shape {matrix.shape}")
+    matrix.flags.writeable = False
     m, d = matrix.shape
-    check_integer(m, "m", 1)
-    check_dimension(d)
     identity = f"matrix({rotations.digest(matrix)})"
     if kind == "gaussian":
         return Sketch(d, m, kind, matrix, (), identity)
@@ -149,6 +155,9 @@ def of_matrix(S: ArrayLike, kind: str = "gaussian") -> Sketch:
         raise ValueError(f"kind: expected {allowed}; got {kind!r}, m = {m}, d = {d}")
     blocks = tuple(rotations.Dense(block / math.sqrt(d)) for block in matrix.reshape(-1, d, d))
     return Sketch(d, m, kind, None, blocks, identity)
+
+
+_draw = sketch  # `setup` has an argument of that name
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +248,7 @@ def setup(
     """
     d = check_dimension(d)
     m = d if m is None else check_integer(m, "m", 1)
-    return Quantizer(globals()["sketch"](d, m, rng, sketch, rotation))
+    return Quantizer(_draw(d, m, rng, sketch, rotation))
 
 
 def signs_of(projection: Reals) -> NDArray[np.uint8]:
@@ -280,7 +289,7 @@ def dequantize(Q: Quantizer, code: QJLCode) -> Reals:
     """
     check_code(Q, code, QJLCode)
     z = pm_one(code.signs, code.norms.dtype)
-    return np.asarray((code.norms * code.norms.dtype.type(Q.sketch.constant))[..., None] * Q.sketch.transpose(z))
+    return np.asarray(code.norms[..., None] * (z.dtype.type(Q.sketch.constant) * Q.sketch.transpose(z)))
 
 
 def inner_product(Q: Quantizer, y: ArrayLike, code: QJLCode) -> Reals:
@@ -291,9 +300,10 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: QJLCode) -> Reals:
     (*A, *B) array for queries (*A, d) and a code of shape B
     """
     check_code(Q, code, QJLCode)
-    query = as_rows(y, Q.d, name="y")
+    query_norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
     z = pm_one(code.signs, code.norms.dtype)
-    return outer_product(Q.sketch.apply(query), z) * (code.norms * code.norms.dtype.type(Q.sketch.constant))
+    estimates = outer_product(Q.sketch.apply(query), z) * z.dtype.type(Q.sketch.constant)
+    return times_norms(estimates, query_norms, code.norms)
 
 
 def weighted_sum(Q: Quantizer, weights: ArrayLike, code: QJLCode) -> Reals:

@@ -227,7 +227,8 @@ class Structured:
 
     def __post_init__(self) -> None:
         d, rounds = check_dimension(self.d), check_integer(self.rounds, "rounds", 1)
-        seed, stream = seed_of(self.seed), check_integer(self.stream, "stream", 0, 2**64 - 1)
+        seed = check_integer(self.seed, "seed", 0, 2**64 - 1)
+        stream = check_integer(self.stream, "stream", 0, 2**64 - 1)
         for name, value in {"d": d, "seed": seed, "stream": stream, "rounds": rounds}.items():
             object.__setattr__(self, name, value)
         width, h = -(-d // 64), d // 2
