@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "qjl": {"generator", "mse", "packing", "rotation", "sphere", "vectors"},
     "prod": {"codebook", "generator", "mse", "packing", "qjl", "rotation", "vectors"},
     "data": {"vectors"},
-    "attention": {"vectors"},
+    "attention": {"theory", "vectors"},
 }
 EXTERNAL = {"numpy", "scipy"}
 LAZY = {"matplotlib", "tqdm"}  # only inside a function

@@ -19,15 +19,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import theory
 from .vectors import as_rows, check_integer
 
-__all__ = ["attend", "attend_blocks", "logits", "select", "softmax", "visible"]
+__all__ = ["Fidelity", "attend", "attend_blocks", "fidelity", "logits", "select", "softmax", "visible"]
 
 Reals = NDArray[np.floating[Any]]
 
@@ -245,3 +247,108 @@ def attend_blocks(
     if n_keys == 0:
         return np.zeros((*rows.shape[:-1], Qv.d), dtype=rows.dtype)
     return np.asarray(module_of(Qv).to_original(Qv, sums / np.where(total > 0, total, 1)[..., None]))
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What quantizing keys and values does to attention; see `fidelity`."""
+
+    score_cosine: float
+    weight_cosine: float
+    top1: float
+    top5: float
+    kl: float
+    output_error: float
+    slope: float
+    expected_slope: float | None
+    noise: float
+    expected_noise: float | None
+
+
+def fidelity(
+    Qk: Any,
+    Qv: Any,
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: int | None = None,
+) -> Fidelity:
+    """Attention with quantized keys and values against attention with your own, on your own tensors.
+
+    Parameters
+    ----------
+    Qk, Qv : quantizers of keys and values
+    q : (*batch, heads, n_queries, d)
+    k, v : (*batch, kv_heads, n_keys, d), (…, d_v)
+    scale, causal, window
+        As in `logits`.
+
+    Returns
+    -------
+    Fidelity
+        What libraries quote, each the mean over queries: ``score_cosine`` and ``weight_cosine`` (cosines of the
+        visible logits, and of the weights), ``top1`` (the heaviest key is the same), ``top5`` (share of the 5
+        heaviest that stay so), ``kl`` (of the weights, nats), ``output_error`` (||out - out~||^2 / ||out||^2). And
+        what they do not: ``slope`` of the quantized on the true logits, by regression through the origin, and
+        ``noise``, the standard deviation of what is left, beside the ``expected_slope`` and ``expected_noise`` that
+        `theory` has for these very queries and keys (None for a quantizer it does not cover); the expectations are
+        over the draw of the quantizer, so one draw scatters around them.
+    """
+    q, k, v = as_rows(q, Qk.d, "q"), as_rows(k, Qk.d, "k"), as_rows(v, Qv.d, "v")
+    group = _heads(q, k.shape[:-1])
+    keys, values = module_of(Qk).quantize(Qk, k), module_of(Qv).quantize(Qv, v)
+    seen = np.broadcast_to(visible(q.shape[-2], k.shape[-2], causal, window), (*q.shape[:-1], k.shape[-2]))
+    factor = _check(scale, None, Qk.d)
+    truth = (q @ np.repeat(k, group, axis=-3).swapaxes(-1, -2)) * q.dtype.type(factor)
+    estimate = logits(Qk, q, keys, scale=factor, causal=causal, window=window)
+    estimate = np.where(seen, estimate, 0)
+    weights, quantized = softmax(np.where(seen, truth, -np.inf)), softmax(np.where(seen, estimate, -np.inf))
+    out = weights @ np.repeat(v, group, axis=-3)
+    out_q = module_of(Qv).to_original(Qv, _weighted_sums(Qv, quantized, values))
+
+    def cosine(a: Reals, b: Reals) -> float:
+        return float(((a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))).mean())
+
+    def heaviest(w: Reals, n: int) -> NDArray[np.bool_]:
+        return w >= np.sort(w, axis=-1)[..., -n, None]
+
+    five = min(5, k.shape[-2])
+    both = heaviest(weights, five) & heaviest(quantized, five)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kl = np.where(weights > 0, weights * np.log(weights / quantized), 0).sum(-1)
+    t, e = truth[seen].astype(np.float64), estimate[seen].astype(np.float64)
+    slope = float((t * e).sum() / (t * t).sum())
+    moments = _moments(Qk)
+    expected_noise = None
+    if moments is not None:
+        lengths = np.repeat(np.linalg.norm(k, axis=-1), group, axis=-2)
+        size = np.linalg.norm(q, axis=-1)[..., None] * lengths[..., None, :]
+        magnitude = (size * factor)[seen].astype(np.float64)
+        rho2 = (t / magnitude) ** 2
+        variance = magnitude**2 * (rho2 * moments.along + (1 - rho2) * moments.across) / Qk.d
+        expected_noise = float(np.sqrt(variance.mean()))
+    return Fidelity(
+        score_cosine=cosine(np.where(seen, truth, 0), estimate),
+        weight_cosine=cosine(weights, quantized),
+        top1=float((weights.argmax(-1) == quantized.argmax(-1)).mean()),
+        top5=float((both.sum(-1) / five).mean()),
+        kl=float(kl.mean()),
+        output_error=float((((out - out_q) ** 2).sum(-1) / (out * out).sum(-1)).mean()),
+        slope=slope,
+        expected_slope=None if moments is None else moments.slope,
+        noise=float(np.sqrt(((e - slope * t) ** 2).mean())),
+        expected_noise=expected_noise,
+    )
+
+
+def _moments(Q: Any) -> theory.Moments | None:
+    """The exact slope and variance of a quantizer's estimates, where `theory` covers it."""
+    algorithm = getattr(Q, "algorithm", None)
+    if algorithm == "qjl":
+        return theory.qjl(Q.d, Q.m, Q.sketch.kind)
+    if algorithm == "mse" or (algorithm == "prod" and Q.m == Q.d):
+        return theory.moments(algorithm, Q.d, Q.bits, **Q.options)
+    return None
