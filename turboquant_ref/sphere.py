@@ -92,9 +92,7 @@ def _gamma_ratio(z: float) -> float:
 def _power(t: Floats, exponent: float) -> Floats:
     """(1 - t^2)^exponent for |t| <= 1, to about 2 + |log of it| ulp, which a rounded 1 - t^2 would not give."""
     square = t * t
-    log: Floats = np.where(
-        square < 0.5, special.xlog1py(exponent, -square), special.xlogy(exponent, (1 - t) * (1 + t))
-    )
+    log: Floats = np.where(square < 0.5, special.xlog1py(exponent, -square), special.xlogy(exponent, (1 - t) * (1 + t)))
     return np.exp(log)
 
 
