@@ -20,6 +20,7 @@ algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, u
     `prod`      TurboQuant_prod, Algorithm 2
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
+    `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
 evidence
     `measure`   the measured counterparts of `theory`, over independent draws, with intervals
     `variants`  the named variants
@@ -40,6 +41,7 @@ from . import (
     attention,
     codebook,
     data,
+    entropy,
     generator,
     measure,
     mse,
@@ -58,6 +60,7 @@ __all__ = [
     "attention",
     "codebook",
     "data",
+    "entropy",
     "generator",
     "measure",
     "mse",

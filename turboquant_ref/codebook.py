@@ -349,6 +349,8 @@ def uniform(d: int | sphere.Law | None, rate: float) -> Codebook:
     The middle cell is centred at 0 ("mid-tread"): the boundaries are (k + 1/2) step.  With a boundary at 0 instead
     ("mid-rise") the entropy cannot fall below 1 bit; there the cost is 0.023 (d = 128) to 0.030 bit
     more, above 1.35 bits at most 0.0007 bit less, and from 1.75 bits on the two agree to 1e-5 (all for d >= 128).
+    The best entropy-constrained quantizer, of unequal cells, would save no more than 0.0007 bit (1.3 bits, d = 128),
+    and 2e-5 at 3 bits: there is nothing left for a scalar quantizer to gain.
 
     A boundary with less than 2^-41 of the mass beyond it is left out; the outermost cells reach to the ends of the
     support.  The entropy falls as the step grows, but for d = 2, whose density is infinite at the ends: there several
