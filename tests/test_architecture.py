@@ -25,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "mse": {"codebook", "packing", "rotation", "vectors"},
     "qjl": {"generator", "mse", "packing", "rotation", "sphere", "vectors"},
     "prod": {"codebook", "generator", "mse", "packing", "qjl", "rotation", "vectors"},
+    "angle": {"codebook", "sphere", "vectors"},
+    "polar": {"angle", "codebook", "generator", "mse", "packing", "rotation", "vectors"},
     "entropy": {"codebook", "vectors"},
     "data": {"vectors"},
     "attention": {"theory", "vectors"},

@@ -12,12 +12,14 @@ mathematics
     `codebook`  Lloyd-Max: the optimal scalar quantizer of that law (Eq 4), or of any law
     `generator` the seeded generator behind all randomness, specified for every language
     `rotation`  Haar and structured rotations (Algorithm 1, line 2); the Walsh-Hadamard transform
+    `angle`     the angle laws of PolarQuant, their codebooks, and its exact theory (arXiv 2502.02617, Lemmas 1 to 3)
     `alignment` the joint law of a vector and its quantized form on the sphere, beyond single coordinates
     `theory`    exact distortion, slope and variance of every estimator; Theorems 1 to 3; rate-distortion; entropies
 algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, unpack
     `mse`       TurboQuant_mse, Algorithm 1
     `qjl`       the 1-bit quantized Johnson-Lindenstrauss sketch (Definition 1)
     `prod`      TurboQuant_prod, Algorithm 2
+    `polar`     PolarQuant: the recursive polar transform (arXiv 2502.02617)
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
@@ -38,6 +40,7 @@ uses
 """
 
 from . import (
+    angle,
     attention,
     codebook,
     data,
@@ -46,6 +49,7 @@ from . import (
     measure,
     mse,
     packing,
+    polar,
     prod,
     qjl,
     rotation,
@@ -57,6 +61,7 @@ from . import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "angle",
     "attention",
     "codebook",
     "data",
@@ -65,6 +70,7 @@ __all__ = [
     "measure",
     "mse",
     "packing",
+    "polar",
     "prod",
     "qjl",
     "rotation",

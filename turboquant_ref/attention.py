@@ -27,9 +27,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import theory
+from .packing import Packed
 from .vectors import as_rows, check_integer
 
-__all__ = ["Fidelity", "attend", "attend_blocks", "fidelity", "logits", "select", "softmax", "visible"]
+__all__ = [
+    "Fidelity",
+    "Partial",
+    "attend",
+    "attend_blocks",
+    "fidelity",
+    "logits",
+    "merge",
+    "partial",
+    "select",
+    "softmax",
+    "visible",
+]
 
 Reals = NDArray[np.floating[Any]]
 
@@ -41,9 +54,10 @@ def select(code: Any, index: Any) -> Any:
 
 
 def batch_shape(code: Any) -> tuple[int, ...]:
-    """The batch shape of a code: that of its per-vector scalars."""
-    shapes = [v.shape for v in vars(code).values() if isinstance(v, np.ndarray)]
-    return min(shapes, key=len)
+    """The batch shape of a code: its own word for it, else that of its per-vector scalars."""
+    if hasattr(code, "shape"):
+        return tuple(code.shape)
+    return min((v.shape for v in vars(code).values() if isinstance(v, np.ndarray)), key=len)
 
 
 def module_of(Q: Any) -> ModuleType:
@@ -247,6 +261,114 @@ def attend_blocks(
     if n_keys == 0:
         return np.zeros((*rows.shape[:-1], Qv.d), dtype=rows.dtype)
     return np.asarray(module_of(Qv).to_original(Qv, sums / np.where(total > 0, total, 1)[..., None]))
+
+
+@dataclass(frozen=True, eq=False)
+class Partial:
+    """Attention over some of the keys, before the division by the sum of the weights: what `merge` joins.
+
+    Attributes
+    ----------
+    top : (*batch, heads, n_queries)
+        The largest logit; -inf where no key is visible.
+    total : (*batch, heads, n_queries)
+        sum_j exp(logit_j - top).
+    sums : (*batch, heads, n_queries, d_v)
+        sum_j exp(logit_j - top) v~_j, in the original basis.
+    """
+
+    top: Reals
+    total: Reals
+    sums: Reals
+
+    @property
+    def output(self) -> Reals:
+        """The attention output over these keys; 0 for a query that sees none."""
+        return np.asarray(self.sums / np.where(self.total > 0, self.total, 1)[..., None])
+
+
+def merge(first: Partial, second: Partial) -> Partial:
+    """Attention over two disjoint sets of keys, from that over each: the step of online softmax, and of split-K.
+
+    Associative and commutative up to rounding; blocks of different kinds (codes, vectors) merge alike.
+    """
+    top = np.maximum(first.top, second.top)
+    shift = np.where(np.isneginf(top), 0, top)
+    a, b = np.exp(first.top - shift), np.exp(second.top - shift)
+    sums = first.sums * a[..., None] + second.sums * b[..., None]
+    return Partial(top, first.total * a + second.total * b, sums)
+
+
+def partial(
+    Qk: Any,
+    Qv: Any,
+    q: ArrayLike,
+    keys: Packed | Reals,
+    values: Packed | Reals,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    positions: ArrayLike | None = None,
+    added: Reals | None = None,
+) -> Partial:
+    """Attention over one block of a cache, of packed codes or of vectors as they are.
+
+    Parameters
+    ----------
+    Qk, Qv : quantizers of the keys and of the values, each None where they are vectors
+    q, scale, softcap, mask, causal, window, positions
+        As in `logits`; position 0 is that of the first key of the block.
+    keys, values : Packed of batch shape (*batch, kv_heads, n_rows), or vectors (*batch, kv_heads, n_keys, d)
+        Unpacked here, a head at a time.
+    added : broadcastable to (*batch, heads, n_queries, n_keys), optional
+        Added to <q, k~> before the scale: what was subtracted from the keys before they were quantized.
+    """
+    d = q_d if (q_d := getattr(Qk, "d", None)) else np.shape(keys)[-1]
+    rows, factor = as_rows(q, d, name="q"), _check(scale, softcap, d)
+    (kv_shape, n_keys), (_, n_values) = _extent(Qk, keys), _extent(Qv, values)
+    if n_keys != n_values:
+        raise ValueError(f"values: expected {n_keys} of them, as many as keys, got {n_values}")
+    group = _heads(rows, (*kv_shape, n_keys))
+    grouped = rows.reshape(*kv_shape, group, *rows.shape[-2:])
+    heads = list(np.ndindex(*kv_shape))
+    scores = [_block_scores(Qk, grouped[i], keys, i) for i in heads]
+    s = np.reshape(np.asarray(scores, dtype=None if heads else rows.dtype), (*rows.shape[:-1], n_keys))
+    s = s if added is None else s + added
+    s = _shape_logits(s, factor, softcap, mask, visible(rows.shape[-2], n_keys, causal, window, positions))
+    top = s.max(axis=-1, initial=-math.inf)
+    e = np.exp(s - np.where(np.isneginf(top), 0, top)[..., None])
+    weights = e.reshape(*kv_shape, group, *s.shape[-2:])
+    sums = [_block_sums(Qv, weights[i], values, i) for i in heads]
+    d_v = Qv.d if Qv is not None else np.shape(values)[-1]
+    return Partial(top, e.sum(axis=-1), np.reshape(np.asarray(sums), (*rows.shape[:-1], d_v)))
+
+
+def _extent(Q: Any, block: Any) -> tuple[tuple[int, ...], int]:
+    """(*batch, kv_heads), and the number of vectors of a block."""
+    if Q is None:
+        return np.shape(block)[:-2], np.shape(block)[-2]
+    *shape, n = block.data.shape[:-1]
+    return tuple(shape), n * getattr(Q, "vectors_per_record", 1)
+
+
+def _unpack(Q: Any, block: Packed, head: tuple[int, ...]) -> Any:
+    return module_of(Q).unpack(Q, Packed(block.data[head], block.scalars, block.fingerprint))
+
+
+def _block_scores(Q: Any, q: Reals, block: Any, head: tuple[int, ...]) -> Reals:
+    if Q is None:
+        return np.asarray(q @ as_rows(block[head], name="keys").T)
+    return np.asarray(module_of(Q).inner_product(Q, q, _unpack(Q, block, head)))
+
+
+def _block_sums(Q: Any, w: Reals, block: Any, head: tuple[int, ...]) -> Reals:
+    if Q is None:
+        return np.asarray(w @ as_rows(block[head], name="values"))
+    module = module_of(Q)
+    return np.asarray(module.to_original(Q, module.weighted_sum(Q, w, _unpack(Q, block, head))))
 
 
 @dataclass(frozen=True)
