@@ -20,6 +20,9 @@ algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, u
     `qjl`       the 1-bit quantized Johnson-Lindenstrauss sketch (Definition 1)
     `prod`      TurboQuant_prod, Algorithm 2
     `polar`     PolarQuant: the recursive polar transform (arXiv 2502.02617)
+    `rabitq`    RaBitQ: a grid code with its own scale for every vector, unbiased, with an error bound
+    `minmax`    asymmetric integer codes per token or per channel: the KIVI baseline
+    `channels`  several bit widths in one vector: outlier and regular channels, 2.5 and 3.5 bits (section 4.3)
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
@@ -42,16 +45,19 @@ uses
 from . import (
     angle,
     attention,
+    channels,
     codebook,
     data,
     entropy,
     generator,
     measure,
+    minmax,
     mse,
     packing,
     polar,
     prod,
     qjl,
+    rabitq,
     rotation,
     sphere,
     theory,
@@ -63,16 +69,19 @@ __version__ = "0.1.0"
 __all__ = [
     "angle",
     "attention",
+    "channels",
     "codebook",
     "data",
     "entropy",
     "generator",
     "measure",
+    "minmax",
     "mse",
     "packing",
     "polar",
     "prod",
     "qjl",
+    "rabitq",
     "rotation",
     "sphere",
     "theory",
