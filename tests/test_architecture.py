@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "attention": {"theory", "vectors"},
 }
 EXTERNAL = {"numpy", "scipy"}
-LAZY = {"constriction", "matplotlib", "tqdm"}  # only inside a function
+LAZY = {"constriction", "matplotlib", "threadpoolctl", "tqdm"}  # only inside a function
 
 
 def imports(source: str) -> tuple[set[str], set[str], set[str]]:

@@ -32,6 +32,7 @@ evidence
 uses
     `attention` logits and attention output straight from codes
     `data`      the bundled GloVe sample; readers of .npy, .npz and .fvecs files
+    `export`    a codebook as text, JSON, CSV, C or Rust: ``turboquant-ref codebook``
     `report`    what TurboQuant does to your vectors, measured beside exact: ``turboquant-ref report``
 
 >>> import numpy as np, turboquant_ref as tq
