@@ -14,7 +14,8 @@ mathematics
     `rotation`  Haar and structured rotations (Algorithm 1, line 2); the Walsh-Hadamard transform
     `angle`     the angle laws of PolarQuant, their codebooks, and its exact theory (arXiv 2502.02617, Lemmas 1 to 3)
     `alignment` the joint law of a vector and its quantized form on the sphere, beyond single coordinates
-    `theory`    exact distortion, slope and variance of every estimator; Theorems 1 to 3; rate-distortion; entropies
+    `bounds`    Theorems 1 to 3; the rate-distortion function of the sphere; entropies
+    `theory`    exact distortion, slope and variance of every estimator
 algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, unpack
     `mse`       TurboQuant_mse, Algorithm 1
     `qjl`       the 1-bit quantized Johnson-Lindenstrauss sketch (Definition 1)

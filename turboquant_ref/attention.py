@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import theory
-from .packing import Packed
 from .vectors import as_rows, check_integer
 
 __all__ = [
@@ -303,8 +302,8 @@ def partial(
     Qk: Any,
     Qv: Any,
     q: ArrayLike,
-    keys: Packed | Reals,
-    values: Packed | Reals,
+    keys: Any,
+    values: Any,
     *,
     scale: float | None = None,
     softcap: float | None = None,
@@ -326,7 +325,7 @@ def partial(
     added : broadcastable to (*batch, heads, n_queries, n_keys), optional
         Added to <q, k~> before the scale: what was subtracted from the keys before they were quantized.
     """
-    d = q_d if (q_d := getattr(Qk, "d", None)) else np.shape(keys)[-1]
+    d = np.shape(keys)[-1] if Qk is None else Qk.d
     rows, factor = as_rows(q, d, name="q"), _check(scale, softcap, d)
     (kv_shape, n_keys), (_, n_values) = _extent(Qk, keys), _extent(Qv, values)
     if n_keys != n_values:
@@ -354,21 +353,18 @@ def _extent(Q: Any, block: Any) -> tuple[tuple[int, ...], int]:
     return tuple(shape), n * getattr(Q, "vectors_per_record", 1)
 
 
-def _unpack(Q: Any, block: Packed, head: tuple[int, ...]) -> Any:
-    return module_of(Q).unpack(Q, Packed(block.data[head], block.scalars, block.fingerprint))
-
-
 def _block_scores(Q: Any, q: Reals, block: Any, head: tuple[int, ...]) -> Reals:
     if Q is None:
         return np.asarray(q @ as_rows(block[head], name="keys").T)
-    return np.asarray(module_of(Q).inner_product(Q, q, _unpack(Q, block, head)))
+    module = module_of(Q)
+    return np.asarray(module.inner_product(Q, q, module.unpack(Q, select(block, head))))
 
 
 def _block_sums(Q: Any, w: Reals, block: Any, head: tuple[int, ...]) -> Reals:
     if Q is None:
         return np.asarray(w @ as_rows(block[head], name="values"))
     module = module_of(Q)
-    return np.asarray(module.to_original(Q, module.weighted_sum(Q, w, _unpack(Q, block, head))))
+    return np.asarray(module.to_original(Q, module.weighted_sum(Q, w, module.unpack(Q, select(block, head)))))
 
 
 @dataclass(frozen=True)

@@ -42,11 +42,14 @@ __all__ = [
     "MSECode",
     "Quantizer",
     "dequantize",
+    "encode",
     "inner_product",
     "pack",
+    "prepare",
     "quantize",
     "setup",
     "to_original",
+    "to_packed",
     "trace",
     "unpack",
     "weighted_sum",
@@ -357,3 +360,46 @@ def unpack(Q: Quantizer, packed: Packed) -> MSECode:
     """
     (indices,), (scales,) = Q.record.unpack(packed, Q.fingerprint)
     return MSECode(indices, scales, Q.fingerprint)
+
+
+def check_packed(Q: Any, packed: Any) -> Packed:
+    """Packed rows must be of this very quantizer, and of its length; what they say is checked by `unpack`."""
+    if not isinstance(packed, Packed):
+        raise TypeError(f"packed: expected Packed, got {type(packed).__name__}")
+    if packed.fingerprint != Q.fingerprint:
+        made = packed.fingerprint.hex()
+        raise ValueError(f"packed: it was made by quantizer {made}, this one is {Q.fingerprint.hex()}")
+    size = Q.bytes_per_vector(packed.scalars)
+    data = np.asarray(packed.data)
+    if data.dtype != np.uint8 or data.ndim == 0 or data.shape[-1] != size:
+        raise ValueError(f"packed: expected (…, {size}) bytes, got {data.dtype} {data.shape}")
+    return packed
+
+
+def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
+    """The Prepared form of vectors: ``pack(Q, quantize(Q, x), scalars)``.
+
+    Prepared is the form that `search` and attention kernels take, private to a backend; the reference's is Packed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `quantize` and `pack`.
+    """
+    return pack(Q, quantize(Q, x), scalars)
+
+
+def prepare(Q: Quantizer, packed: Packed) -> Packed:
+    """Packed to Prepared: here the same bytes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no `Packed` of this quantizer, or rows of another length.
+    """
+    return check_packed(Q, packed)
+
+
+def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
+    """Prepared to Packed, the inverse of `prepare`."""
+    return check_packed(Q, prepared)

@@ -36,11 +36,14 @@ __all__ = [
     "ProdCode",
     "Quantizer",
     "dequantize",
+    "encode",
     "inner_product",
     "pack",
+    "prepare",
     "quantize",
     "setup",
     "to_original",
+    "to_packed",
     "trace",
     "unpack",
     "weighted_sum",
@@ -90,6 +93,11 @@ class Quantizer:
     def stores_residual(self) -> bool:
         """Whether a residual norm is stored: not if it is expected, nor at b = 1, where it is 1 by definition."""
         return self.residual == "stored" and self.codebook.bits > 0
+
+    @property
+    def expected_residual(self) -> float:
+        """sqrt(D_mse(d, b - 1)), the root mean square of ||r|| over Pi for unit x; 1 at b = 1, where r = x."""
+        return math.sqrt(self.codebook.distortion) if self.codebook.bits else 1.0
 
     @property
     def record(self) -> Record:
@@ -186,10 +194,10 @@ def _quantize(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
     centroids = codebooks.look_up(Q.codebook, indices, rotated.dtype)
     stage1 = Q.rotation.inverse(centroids) if Q.codebook.bits else np.zeros_like(unit)
     residual = np.where(norms[..., None] > 0, unit - stage1, 0)  # line 6: r <- x - DeQuant_mse(idx)
-    if Q.residual == "stored":
-        residual_norms = norm_and_unit(residual)[0] if Q.codebook.bits else (norms > 0).astype(norms.dtype)
+    if Q.stores_residual:
+        residual_norms = norm_and_unit(residual)[0]
     else:
-        residual_norms = np.where(norms > 0, math.sqrt(Q.codebook.distortion), 0).astype(norms.dtype)
+        residual_norms = np.where(norms > 0, Q.expected_residual, 0).astype(norms.dtype)
     projection = Q.sketch.apply(residual)
     return {
         "x": rows,
@@ -317,6 +325,20 @@ def unpack(Q: Quantizer, packed: Packed) -> ProdCode:
     if rest:
         (residual_norms,) = rest
     else:
-        gamma = math.sqrt(Q.codebook.distortion) if Q.codebook.bits else 1.0
-        residual_norms = np.where(norms > 0, gamma, 0).astype(norms.dtype)
+        residual_norms = np.where(norms > 0, Q.expected_residual, 0).astype(norms.dtype)
     return ProdCode(indices, signs, norms, residual_norms, Q.fingerprint)
+
+
+def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
+    """The Prepared form of vectors, in the reference the Packed one: ``pack(Q, quantize(Q, x), scalars)``."""
+    return pack(Q, quantize(Q, x), scalars)
+
+
+def prepare(Q: Quantizer, packed: Packed) -> Packed:
+    """Packed to Prepared, the same bytes; they must be of this quantizer, and rows of its length."""
+    return mse.check_packed(Q, packed)
+
+
+def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
+    """Prepared to Packed, the inverse of `prepare`."""
+    return mse.check_packed(Q, prepared)

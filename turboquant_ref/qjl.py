@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from . import rotation as rotations
 from . import sphere
 from .generator import gaussians, seed_of
-from .mse import as_weights, check_code, outer_product, times_norms
+from .mse import as_weights, check_code, check_packed, outer_product, times_norms
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_dimension, check_integer, norm_and_unit
 
@@ -40,12 +40,15 @@ __all__ = [
     "Quantizer",
     "Sketch",
     "dequantize",
+    "encode",
     "inner_product",
     "pack",
+    "prepare",
     "quantize",
     "setup",
     "sketch",
     "to_original",
+    "to_packed",
     "trace",
     "unpack",
     "weighted_sum",
@@ -349,3 +352,18 @@ def unpack(Q: Quantizer, packed: Packed) -> QJLCode:
     """The inverse of `pack`, up to the rounding of the norm."""
     (signs,), (norms,) = Q.record.unpack(packed, Q.fingerprint)
     return QJLCode(signs, norms, Q.fingerprint)
+
+
+def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
+    """The Prepared form of vectors, in the reference the Packed one: ``pack(Q, quantize(Q, x), scalars)``."""
+    return pack(Q, quantize(Q, x), scalars)
+
+
+def prepare(Q: Quantizer, packed: Packed) -> Packed:
+    """Packed to Prepared, the same bytes; they must be of this quantizer, and rows of its length."""
+    return check_packed(Q, packed)
+
+
+def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
+    """Prepared to Packed, the inverse of `prepare`."""
+    return check_packed(Q, prepared)
