@@ -400,3 +400,25 @@ def test_scales_against_theory(d, bits, scale):
         value = theory.variance("mse", d, bits, rho, scale=scale)
         found = measure.variance("mse", x, bits, rho, draws=400, scale=scale)
         expect(found, value, f"Var, rho = {rho}, {label}", detects=0.35 * value)
+
+
+# ------------------------------------------------------------------------------------ codebooks that are not 2^b long
+
+
+def test_an_index_beyond_the_codebook_is_refused() -> None:
+    """A uniform codebook has a number of cells that is no power of two: its spare indices are corruption."""
+    book = codebook.uniform(16, 2.0)
+    n = len(book.centroids)
+    assert n != 2**book.bits
+    Q = mse.Quantizer(rotation.haar(16, 0), book)
+    good = mse.pack(Q, mse.quantize(Q, np.eye(16)[:1]))
+    assert mse.unpack(Q, good).indices.shape == (1, 16)
+    data = good.data.copy()
+    data[:, 0] = 0xFF
+    with pytest.raises(ValueError, match=rf"packed: index {2**book.bits - 1}, but the codebook has {n} centroids"):
+        mse.unpack(Q, packing.Packed(data, good.scalars, good.fingerprint))
+
+
+def test_a_codebook_of_more_than_256_centroids_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at most 256 centroids, so that an index is a byte; got 512"):
+        mse.Quantizer(rotation.haar(4, 0), codebook.lloyd_max(4, 9))

@@ -24,6 +24,7 @@ algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, u
     `rabitq`    RaBitQ: a grid code with its own scale for every vector, unbiased, with an error bound
     `minmax`    asymmetric integer codes per token or per channel: the KIVI baseline
     `channels`  several bit widths in one vector: outlier and regular channels, 2.5 and 3.5 bits (section 4.3)
+    `codes`     what they share: whose a code is, slices of it, the Prepared form of a backend
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)

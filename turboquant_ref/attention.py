@@ -16,17 +16,15 @@ query) and prefill (as many as keys) are the same call.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import sys
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import theory
+from .codes import batch_shape, module_of, select
 from .vectors import as_rows, check_integer
 
 __all__ = [
@@ -44,24 +42,6 @@ __all__ = [
 ]
 
 Reals = NDArray[np.floating[Any]]
-
-
-def select(code: Any, index: Any) -> Any:
-    """The part of a code at `index` of its batch axes: ``select(code, (0, slice(10, 20)))``."""
-    arrays = {f.name: getattr(code, f.name) for f in dataclasses.fields(code)}
-    return dataclasses.replace(code, **{k: v[index] for k, v in arrays.items() if isinstance(v, np.ndarray)})
-
-
-def batch_shape(code: Any) -> tuple[int, ...]:
-    """The batch shape of a code: its own word for it, else that of its per-vector scalars."""
-    if hasattr(code, "shape"):
-        return tuple(code.shape)
-    return min((v.shape for v in vars(code).values() if isinstance(v, np.ndarray)), key=len)
-
-
-def module_of(Q: Any) -> ModuleType:
-    """The module whose verbs take this quantizer."""
-    return sys.modules[type(Q).__module__]
 
 
 def visible(

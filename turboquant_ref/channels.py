@@ -31,14 +31,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import mse, qjl, theory
+from .codes import check_code, encode, prepare, to_packed
 from .generator import seed_of, words
 from .packing import Packed, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, check_integer, norm_and_unit
 
 __all__ = [
-    "ChannelsCode", "Part", "Quantizer", "Reading", "dequantize", "distortion", "inner_product",
-    "of_parts", "outliers", "pack", "quantize", "readings", "setup", "shares", "to_original", "trace",
-    "unpack", "weighted_sum",
+    "ChannelsCode",
+    "Part",
+    "Quantizer",
+    "Reading",
+    "dequantize",
+    "distortion",
+    "encode",
+    "inner_product",
+    "of_parts",
+    "outliers",
+    "pack",
+    "prepare",
+    "quantize",
+    "readings",
+    "setup",
+    "shares",
+    "to_original",
+    "to_packed",
+    "trace",
+    "unpack",
+    "weighted_sum",
 ]
 
 Reals = NDArray[np.floating[Any]]
@@ -268,7 +287,7 @@ def _scatter(Q: Quantizer, pieces: list[Reals]) -> Reals:
 
 def dequantize(Q: Quantizer, code: ChannelsCode) -> Reals:
     """Each part decoded by its own quantizer: (…, d)."""
-    mse.check_code(Q, code, ChannelsCode)
+    check_code(Q, code, ChannelsCode)
     return _scatter(Q, [p.module.dequantize(p.quantizer, c) for p, c in zip(Q.parts, code.parts, strict=True)])
 
 
@@ -279,7 +298,7 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: ChannelsCode) -> Reals:
     -------
     (*A, *B) array for queries (*A, d) and a code of shape B
     """
-    mse.check_code(Q, code, ChannelsCode)
+    check_code(Q, code, ChannelsCode)
     query = as_rows(y, Q.d, name="y")
     parts = zip(Q.parts, code.parts, strict=True)
     return np.asarray(sum(p.module.inner_product(p.quantizer, query[..., p.channels], c) for p, c in parts))
@@ -290,7 +309,7 @@ def weighted_sum(Q: Quantizer, weights: ArrayLike, code: ChannelsCode) -> Reals:
 
     Each part is rotated back once, for the sum; what comes out is in the original basis and channels.
     """
-    mse.check_code(Q, code, ChannelsCode)
+    check_code(Q, code, ChannelsCode)
     pieces = []
     for part, piece in zip(Q.parts, code.parts, strict=True):
         total = part.module.weighted_sum(part.quantizer, weights, piece)
@@ -313,7 +332,7 @@ def trace(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
 
 def pack(Q: Quantizer, code: ChannelsCode, scalars: str = "float32") -> Packed:
     """The code as portable bytes: the packed rows of the parts, one after the other."""
-    mse.check_code(Q, code, ChannelsCode)
+    check_code(Q, code, ChannelsCode)
     rows = [p.module.pack(p.quantizer, c, scalars).data for p, c in zip(Q.parts, code.parts, strict=True)]
     return Packed(np.concatenate(rows, axis=-1), scalars, Q.fingerprint)
 

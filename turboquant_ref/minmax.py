@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .mse import as_weights, check_code, outer_product, times_norms
+from .codes import as_weights, check_code, outer_product, times_norms
 from .packing import SCALARS, Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, check_integer, first_row, norm_and_unit
 

@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import codebook as codebooks
 from . import rotation as rotations
+from .codes import as_weights, check_code, encode, outer_product, prepare, times_norms, to_packed
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, first_row, norm_and_unit
 
@@ -74,6 +75,9 @@ class Quantizer:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ValueError(f"scale: expected one of {', '.join(SCALES)}, got {self.scale!r}")
+        if self.codebook.bits > 8:
+            n = len(self.codebook.centroids)
+            raise ValueError(f"codebook: expected at most 256 centroids, so that an index is a byte; got {n}")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -222,15 +226,6 @@ def quantize(Q: Quantizer, x: ArrayLike) -> MSECode:
     return MSECode(steps["indices"], steps["scale"], Q.fingerprint)
 
 
-def check_code(Q: Any, code: Any, kind: type) -> None:
-    """A code must be of the right kind and made by this very quantizer."""
-    if not isinstance(code, kind):
-        raise TypeError(f"code: expected {kind.__name__}, got {type(code).__name__}")
-    if code.fingerprint != Q.fingerprint:  # type: ignore[attr-defined]
-        made = code.fingerprint.hex()  # type: ignore[attr-defined]
-        raise ValueError(f"code: it was made by quantizer {made}, this one is {Q.fingerprint.hex()}")
-
-
 def dequantize(Q: Quantizer, code: MSECode) -> Reals:
     """Algorithm 1, DeQuant_mse: scale * Pi^T c[idx].
 
@@ -276,29 +271,6 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: MSECode) -> Reals:
     query_norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
     centroids = codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)
     return times_norms(outer_product(Q.rotation.apply(query), centroids), query_norms, code.scales)
-
-
-def outer_product(a: Reals, b: Reals) -> Reals:
-    """<a_i, b_j> for all rows of (*A, d) and (*B, d): shape (*A, *B)."""
-    d = a.shape[-1]
-    return (a.reshape(-1, d) @ b.reshape(-1, d).T).reshape(a.shape[:-1] + b.shape[:-1])
-
-
-def times_norms(estimates: Reals, query_norms: Reals, norms: Reals) -> Reals:
-    """||y_i|| ||x_j|| times the estimates (*A, *B) of unit vectors; over- or underflows only if the result does."""
-    f, i = np.frexp(query_norms.reshape(query_norms.shape + (1,) * norms.ndim))
-    g, j = np.frexp(norms)
-    return np.asarray(np.ldexp(estimates * (f * g), i + j))
-
-
-def as_weights(weights: ArrayLike, shape: tuple[int, ...]) -> Reals:
-    """Weights (…, n) over the n vectors of a code, checked."""
-    w = np.asarray(weights)
-    if w.dtype.char not in "fd":
-        raise TypeError(f"weights: expected float32 or float64, got {w.dtype}")
-    if len(shape) != 1 or w.ndim == 0 or w.shape[-1] != shape[0]:
-        raise ValueError(f"weights: expected (…, n) for a code of n vectors, got {w.shape} and a code of shape {shape}")
-    return w
 
 
 def weighted_sum(Q: Quantizer, weights: ArrayLike, code: MSECode) -> Reals:
@@ -359,47 +331,7 @@ def unpack(Q: Quantizer, packed: Packed) -> MSECode:
         For what is not a `Packed`, bytes of another quantizer, of the wrong length, or impossible ones.
     """
     (indices,), (scales,) = Q.record.unpack(packed, Q.fingerprint)
+    n = len(Q.codebook.centroids)
+    if indices.size and int(indices.max()) >= n:
+        raise ValueError(f"packed: index {int(indices.max())}, but the codebook has {n} centroids")
     return MSECode(indices, scales, Q.fingerprint)
-
-
-def check_packed(Q: Any, packed: Any) -> Packed:
-    """Packed rows must be of this very quantizer, and of its length; what they say is checked by `unpack`."""
-    if not isinstance(packed, Packed):
-        raise TypeError(f"packed: expected Packed, got {type(packed).__name__}")
-    if packed.fingerprint != Q.fingerprint:
-        made = packed.fingerprint.hex()
-        raise ValueError(f"packed: it was made by quantizer {made}, this one is {Q.fingerprint.hex()}")
-    size = Q.bytes_per_vector(packed.scalars)
-    data = np.asarray(packed.data)
-    if data.dtype != np.uint8 or data.ndim == 0 or data.shape[-1] != size:
-        raise ValueError(f"packed: expected (…, {size}) bytes, got {data.dtype} {data.shape}")
-    return packed
-
-
-def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
-    """The Prepared form of vectors: ``pack(Q, quantize(Q, x), scalars)``.
-
-    Prepared is the form that `search` and attention kernels take, private to a backend; the reference's is Packed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `quantize` and `pack`.
-    """
-    return pack(Q, quantize(Q, x), scalars)
-
-
-def prepare(Q: Quantizer, packed: Packed) -> Packed:
-    """Packed to Prepared: here the same bytes.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no `Packed` of this quantizer, or rows of another length.
-    """
-    return check_packed(Q, packed)
-
-
-def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
-    """Prepared to Packed, the inverse of `prepare`."""
-    return check_packed(Q, prepared)

@@ -43,8 +43,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import angle
 from . import codebook as codebooks
 from . import rotation as rotations
+from .codes import as_weights, check_code, encode, outer_product, prepare, to_packed
 from .generator import seed_of
-from .mse import as_weights, check_code, outer_product
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, check_integer, norm_and_unit
 
@@ -54,13 +54,16 @@ __all__ = [
     "PolarCode",
     "Quantizer",
     "dequantize",
+    "encode",
     "inner_product",
     "inverse",
     "pack",
+    "prepare",
     "quantize",
     "setup",
     "setup_online",
     "to_original",
+    "to_packed",
     "trace",
     "transform",
     "unpack",

@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import codebook as codebooks
-from . import mse, qjl
+from . import qjl
 from . import rotation as rotations
+from .codes import as_weights, check_code, encode, outer_product, prepare, times_norms, to_packed
 from .generator import seed_of
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, norm_and_unit
@@ -248,7 +249,7 @@ def dequantize(Q: Quantizer, code: ProdCode) -> Reals:
     -------
     (…, d) array in the dtype of the code's norms
     """
-    mse.check_code(Q, code, ProdCode)
+    check_code(Q, code, ProdCode)
     dtype = code.norms.dtype
     stage1 = Q.rotation.inverse(codebooks.look_up(Q.codebook, code.indices, dtype))  # line 10
     stage2 = _sketch_scale(Q, code)[..., None] * Q.sketch.transpose(qjl.pm_one(code.signs, dtype))  # line 11
@@ -264,12 +265,12 @@ def inner_product(Q: Quantizer, y: ArrayLike, code: ProdCode) -> Reals:
     -------
     (*A, *B) array for queries (*A, d) and a code of shape B
     """
-    mse.check_code(Q, code, ProdCode)
+    check_code(Q, code, ProdCode)
     query_norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
     dtype = code.norms.dtype
-    stage1 = mse.outer_product(Q.rotation.apply(query), codebooks.look_up(Q.codebook, code.indices, dtype))
-    stage2 = mse.outer_product(Q.sketch.apply(query), qjl.pm_one(code.signs, dtype)) * _sketch_scale(Q, code)
-    return mse.times_norms(stage1 + stage2, query_norms, code.norms)
+    stage1 = outer_product(Q.rotation.apply(query), codebooks.look_up(Q.codebook, code.indices, dtype))
+    stage2 = outer_product(Q.sketch.apply(query), qjl.pm_one(code.signs, dtype)) * _sketch_scale(Q, code)
+    return times_norms(stage1 + stage2, query_norms, code.norms)
 
 
 def weighted_sum(Q: Quantizer, weights: ArrayLike, code: ProdCode) -> Reals:
@@ -289,8 +290,8 @@ def weighted_sum(Q: Quantizer, weights: ArrayLike, code: ProdCode) -> Reals:
     -------
     (…, d + m) array
     """
-    mse.check_code(Q, code, ProdCode)
-    w = mse.as_weights(weights, code.norms.shape)
+    check_code(Q, code, ProdCode)
+    w = as_weights(weights, code.norms.shape)
     w = w * code.norms
     dtype = code.norms.dtype
     stage1 = w @ codebooks.look_up(Q.codebook, code.indices, dtype)
@@ -314,7 +315,7 @@ def trace(Q: Quantizer, x: ArrayLike) -> dict[str, Any]:
 
 def pack(Q: Quantizer, code: ProdCode, scalars: str = "float32") -> Packed:
     """The code as portable bytes: d indices of b - 1 bits, m sign bits, then the norm and, if it is stored, gamma."""
-    mse.check_code(Q, code, ProdCode)
+    check_code(Q, code, ProdCode)
     values = [code.norms, code.residual_norms] if Q.stores_residual else [code.norms]
     return Q.record.pack([code.indices, code.signs], values, scalars, Q.fingerprint)
 
@@ -327,18 +328,3 @@ def unpack(Q: Quantizer, packed: Packed) -> ProdCode:
     else:
         residual_norms = np.where(norms > 0, Q.expected_residual, 0).astype(norms.dtype)
     return ProdCode(indices, signs, norms, residual_norms, Q.fingerprint)
-
-
-def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
-    """The Prepared form of vectors, in the reference the Packed one: ``pack(Q, quantize(Q, x), scalars)``."""
-    return pack(Q, quantize(Q, x), scalars)
-
-
-def prepare(Q: Quantizer, packed: Packed) -> Packed:
-    """Packed to Prepared, the same bytes; they must be of this quantizer, and rows of its length."""
-    return mse.check_packed(Q, packed)
-
-
-def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
-    """Prepared to Packed, the inverse of `prepare`."""
-    return mse.check_packed(Q, prepared)

@@ -29,8 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import rotation as rotations
 from . import sphere
+from .codes import as_weights, check_code, encode, outer_product, prepare, times_norms, to_packed
 from .generator import gaussians, seed_of
-from .mse import as_weights, check_code, check_packed, outer_product, times_norms
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_dimension, check_integer, norm_and_unit
 
@@ -75,6 +75,8 @@ class Sketch:
         the first m - d (ceil(m/d) - 1) rows are used.
     identity : str
         What names it in a fingerprint.
+    gain : float
+        1; anything else is a wrong constant, for `variants` to show what it does.
     """
 
     d: int
@@ -83,6 +85,7 @@ class Sketch:
     gaussian: NDArray[np.float64] | None
     blocks: tuple[rotations.Rotation, ...]
     identity: str
+    gain: float = 1.0
 
     @property
     def mu(self) -> float:
@@ -94,7 +97,7 @@ class Sketch:
     @property
     def constant(self) -> float:
         """1 / (m mu): what <S y, sign(S x)> is multiplied by, sqrt(pi/2) / m for Gaussian S."""
-        return 1 / (self.m * self.mu)
+        return self.gain / (self.m * self.mu)
 
     def apply(self, x: Reals) -> Reals:
         """S x for every row: (…, d) to (…, m)."""
@@ -352,18 +355,3 @@ def unpack(Q: Quantizer, packed: Packed) -> QJLCode:
     """The inverse of `pack`, up to the rounding of the norm."""
     (signs,), (norms,) = Q.record.unpack(packed, Q.fingerprint)
     return QJLCode(signs, norms, Q.fingerprint)
-
-
-def encode(Q: Quantizer, x: ArrayLike, scalars: str = "float32") -> Packed:
-    """The Prepared form of vectors, in the reference the Packed one: ``pack(Q, quantize(Q, x), scalars)``."""
-    return pack(Q, quantize(Q, x), scalars)
-
-
-def prepare(Q: Quantizer, packed: Packed) -> Packed:
-    """Packed to Prepared, the same bytes; they must be of this quantizer, and rows of its length."""
-    return check_packed(Q, packed)
-
-
-def to_packed(Q: Quantizer, prepared: Packed) -> Packed:
-    """Prepared to Packed, the inverse of `prepare`."""
-    return check_packed(Q, prepared)

@@ -41,15 +41,34 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from . import rotation as rotations
 from . import sphere
+from .codes import as_weights, check_code, encode, outer_product, prepare, times_norms, to_packed
 from .generator import gaussians
-from .mse import as_weights, check_code, outer_product, times_norms
 from .packing import Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, first_row, norm_and_unit
 
 __all__ = [
-    "RESCALES", "SCALES", "Quantizer", "RaBitQCode", "best_rescale", "coverage", "dequantize",
-    "error_bound", "fast_rescale", "grid", "inner_product", "nearest", "pack", "quantize", "setup",
-    "to_original", "trace", "unpack", "weighted_sum",
+    "RESCALES",
+    "SCALES",
+    "Quantizer",
+    "RaBitQCode",
+    "best_rescale",
+    "coverage",
+    "dequantize",
+    "encode",
+    "error_bound",
+    "fast_rescale",
+    "grid",
+    "inner_product",
+    "nearest",
+    "pack",
+    "prepare",
+    "quantize",
+    "setup",
+    "to_original",
+    "to_packed",
+    "trace",
+    "unpack",
+    "weighted_sum",
 ]
 
 SCALES = ("matched", "least_squares", "unbiased")
