@@ -62,8 +62,8 @@ def decompress_then_attend() -> str:
     straight, decoded = mse.inner_product(Q, y, code), y @ mse.dequantize(Q, code).T
     scale = np.linalg.norm(y, axis=1)[:, None] * np.linalg.norm(x, axis=1)
     return (
-        f"the same number: they differ by at most {np.max(np.abs(straight - decoded) / scale):.1e} ||x|| ||y|| in float32, "
-        f"where quantization itself errs by {math.sqrt(theory.variance('mse', D, 3, 0.0)):.1e}"
+        f"the same number: they differ by at most {np.max(np.abs(straight - decoded) / scale):.1e} ||x|| ||y|| in "
+        f"float32, where quantization itself errs by {math.sqrt(theory.variance('mse', D, 3, 0.0)):.1e}"
     )
 
 
