@@ -33,6 +33,7 @@ evidence
     `variants`  the named variants
 uses
     `attention` logits and attention output straight from codes
+    `cache`     a KV cache of codes that grows token by token, its memory counted, and named recipes for one
     `data`      the bundled GloVe sample; readers of .npy, .npz and .fvecs files
     `export`    a codebook as text, JSON, CSV, C or Rust: ``turboquant-ref codebook``
     `report`    what TurboQuant does to your vectors, measured beside exact: ``turboquant-ref report``
@@ -48,6 +49,7 @@ uses
 from . import (
     angle,
     attention,
+    cache,
     channels,
     codebook,
     data,
@@ -72,6 +74,7 @@ __version__ = "0.1.0"
 __all__ = [
     "angle",
     "attention",
+    "cache",
     "channels",
     "codebook",
     "data",

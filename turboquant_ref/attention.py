@@ -16,6 +16,7 @@ query) and prefill (as many as keys) are the same call.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -211,8 +212,7 @@ def attend_blocks(
 ) -> Reals:
     """`attend`, a block of keys at a time: the online softmax of every fused kernel, equal to it up to rounding.
 
-    For each query it keeps the largest logit so far m, l = sum exp(logit - m) and the sum of the values with those
-    weights; a larger logit in a new block rescales both by exp(m_old - m_new).
+    Each block gives a `Partial`, left in the basis of the value codes; `merge` joins them; one rotation back ends it.
 
     Parameters are those of `attend`, and `block`, the number of keys at a time.
     """
@@ -222,24 +222,19 @@ def attend_blocks(
     rows = as_rows(q, Qk.d, name="q")
     n_queries, n_keys = rows.shape[-2], batch_shape(keys)[-1]
     p = np.arange(n_keys - n_queries, n_keys) if positions is None else np.asarray(positions)
+    if n_keys == 0:
+        return np.zeros((*rows.shape[:-1], Qv.d), dtype=rows.dtype)
     full = None if mask is None else np.broadcast_to(np.asarray(mask), (*rows.shape[:-1], n_keys))
-    top = np.full(rows.shape[:-1], -np.inf, dtype=rows.dtype)
-    total = np.zeros(rows.shape[:-1], dtype=rows.dtype)
-    sums: Any = 0
+    parts = []
     for start in range(0, n_keys, block):
         these = slice(start, start + block)
         part = (*(slice(None),) * (len(batch_shape(keys)) - 1), these)
         here = None if full is None else full[..., these]
         s = logits(Qk, rows, select(keys, part), mask=here, positions=p - start, **options)
-        higher = np.maximum(top, s.max(axis=-1))
-        shift = np.where(np.isneginf(higher), 0, higher)
-        e, rescale = np.exp(s - shift[..., None]), np.exp(top - shift)
-        total = total * rescale + e.sum(axis=-1)
-        sums = sums * rescale[..., None] + _weighted_sums(Qv, e, select(values, part))
-        top = higher
-    if n_keys == 0:
-        return np.zeros((*rows.shape[:-1], Qv.d), dtype=rows.dtype)
-    return np.asarray(module_of(Qv).to_original(Qv, sums / np.where(total > 0, total, 1)[..., None]))
+        top = s.max(axis=-1)
+        e = np.exp(s - np.where(np.isneginf(top), 0, top)[..., None])
+        parts.append(Partial(top, e.sum(axis=-1), _weighted_sums(Qv, e, select(values, part))))
+    return np.asarray(module_of(Qv).to_original(Qv, functools.reduce(merge, parts).output))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +248,7 @@ class Partial:
     total : (*batch, heads, n_queries)
         sum_j exp(logit_j - top).
     sums : (*batch, heads, n_queries, d_v)
-        sum_j exp(logit_j - top) v~_j, in the original basis.
+        sum_j exp(logit_j - top) v~_j, in any basis that the parts to be merged share.
     """
 
     top: Reals
