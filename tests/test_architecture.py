@@ -34,6 +34,11 @@ ALLOWED: dict[str, set[str]] = {
     "channels": {"codes", "generator", "mse", "packing", "qjl", "theory", "vectors"},
     "entropy": {"codebook", "vectors"},
     "data": {"vectors"},
+    "signature": {"codebook", "codes", "measure", "sphere", "theory"},
+    "variants": {
+        *("channels", "codebook", "generator", "measure", "minmax", "mse", "polar", "prod", "qjl", "rotation"),
+        *("signature", "sphere", "theory", "vectors"),
+    },
     "attention": {"codes", "theory", "vectors"},
 }
 EXTERNAL = {"numpy", "scipy"}

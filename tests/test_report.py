@@ -18,9 +18,13 @@ def x() -> report.Sample:
     return report.sample(np.random.default_rng(3).standard_normal((400, 16)).astype(np.float32), source="noise")
 
 
+OWN = tuple(name for name, v in variants.NAMED.items() if v.algorithm in ("mse", "prod", "qjl"))
+"""The variants whose exact values `theory` has by name; `test_variants.py` has the others."""
+
+
 @pytest.fixture(scope="module")
 def results(x: report.Sample) -> dict:
-    return report.compute(x, (1, 3), ("all",), draws=24, seed=1)
+    return report.compute(x, (1, 3), OWN, draws=24, seed=1)
 
 
 # ------------------------------------------------------------------------------------------------------- variants
@@ -31,8 +35,9 @@ def test_every_name_is_its_variant_and_theory_knows_it() -> None:
     for name, variant in variants.NAMED.items():
         assert name == variant.name
         assert variant.description
-        assert theory.slope(variant.algorithm, 16, 2, **variant.options) > 0
-        measure.setup(variant.algorithm, 16, 2, 0, **variant.options)
+        if name in OWN:
+            assert theory.slope(variant.algorithm, 16, 2, **variant.options) > 0
+            measure.setup(variant.algorithm, 16, 2, 0, **variant.options)
     with pytest.raises(TypeError):
         variants.NAMED["mse-unbiased"].options["scale"] = "norm"  # type: ignore[index]
 
@@ -105,7 +110,7 @@ def test_extreme_norms_change_nothing() -> None:
 
 
 def test_exact_values_are_theory_s(x: report.Sample, results: dict) -> None:
-    assert len(results["rows"]) == 2 * len(variants.NAMED)
+    assert len(results["rows"]) == 2 * len(OWN)
     unit = x.base / np.linalg.norm(x.base.astype(float), axis=1, keepdims=True)
     cosines = (unit * x.partners).sum(1)
     for row in results["rows"]:
@@ -162,7 +167,7 @@ def test_draws_are_shared_out_over_blocks(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_same_seed_gives_the_same_report(x: report.Sample, results: dict) -> None:
-    again = report.compute(x, (1, 3), ("all",), draws=24, seed=1)
+    again = report.compute(x, (1, 3), OWN, draws=24, seed=1)
     assert again == results
     other = report.compute(x, (1,), ("mse",), draws=24, seed=2)
     assert other["rows"][0]["d_mse"]["measured"] != results["rows"][0]["d_mse"]["measured"]
@@ -287,7 +292,7 @@ def test_the_picture_shows_everything(results: dict) -> None:
     assert left.get_yscale() == right.get_yscale() == "log"
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert len(labels) == len(set(labels)) == len(variants.NAMED) + 4
+    assert len(labels) == len(set(labels)) == len(OWN) + 4
     figure.draw_without_rendering()
     box = legend.get_window_extent()
     assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
@@ -296,7 +301,7 @@ def test_the_picture_shows_everything(results: dict) -> None:
     styles = {
         (line.get_color(), line.get_marker()) for line in left.lines if line.get_marker() not in ("", "None", "|", "_")
     }
-    assert len(styles) == len(variants.NAMED)
+    assert len(styles) == len(OWN)
     assert len({colour for colour, _ in styles}) >= 7
     for axes in (below_left, below_right):
         assert "exact" in axes.get_ylabel()

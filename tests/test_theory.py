@@ -488,7 +488,7 @@ def test_entropy_below_huffman_below_bits(d, bits):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: theory.moments("turbo", 8, 2), ValueError, "algorithm must be one of mse, qjl, prod, got 'turbo'"),
+        (lambda: theory.moments("turbo", 8, 2), ValueError, "algorithm must be one of mse, qjl, prod, polar, got 'turbo'"),
         (lambda: theory.moments("mse", 8, 2, scale="best"), ValueError, "scale of mse must be one of norm, matched"),
         (lambda: theory.moments("mse", 8, 2, sketch="orthogonal"), ValueError, "sketch of mse must be one of gaussian"),
         (

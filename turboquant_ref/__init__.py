@@ -30,7 +30,8 @@ storage
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
 evidence
     `measure`   the measured counterparts of `theory`, over independent draws, with intervals
-    `variants`  the named variants
+    `signature` the few numbers that tell one quantizer from another, exact and measured
+    `variants`  the named variants, this house's and the wild ones: ``turboquant-ref variants``
 uses
     `attention` logits and attention output straight from codes
     `cache`     a KV cache of codes that grows token by token, its memory counted, and named recipes for one
@@ -64,8 +65,10 @@ from . import (
     qjl,
     rabitq,
     rotation,
+    signature,
     sphere,
     theory,
+    variants,
     vectors,
 )
 
@@ -89,7 +92,9 @@ __all__ = [
     "qjl",
     "rabitq",
     "rotation",
+    "signature",
     "sphere",
     "theory",
+    "variants",
     "vectors",
 ]

@@ -1,4 +1,4 @@
-"""The command line: ``turboquant-ref report`` and ``turboquant-ref codebook``; also ``python -m turboquant_ref``."""
+"""The command line: ``turboquant-ref`` report, codebook, check, vectors; also ``python -m turboquant_ref``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from . import __version__
-from .variants import DEFAULT, NAMED, named
+from .conformance import command as conformance
+from .variants import DEFAULT, NAMED, WILD, named
 
 if TYPE_CHECKING:
     from .report import Sample
@@ -53,13 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"turboquant-ref {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
 
-    width = max(map(len, NAMED))
+    every = NAMED | WILD
+    width = max(map(len, every))
     report = commands.add_parser(
         "report",
         help="compress vectors; print every measured figure beside what theory says it must be",
         description="Compress vectors with TurboQuant, and print every measured figure beside the number that theory "
         "says it must be.",
-        epilog="algorithms:\n" + "\n".join(f"  {v.name:<{width}}  {v.description}" for v in NAMED.values()),
+        epilog="algorithms:\n" + "\n".join(f"  {v.name:<{width}}  {v.description}" for v in every.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     report.add_argument(
@@ -132,13 +134,65 @@ def _parser() -> argparse.ArgumentParser:
     )
     book.add_argument("--format", choices=("text", "json", "csv", "c", "rust"), default="text", help="default: text")
     book.set_defaults(run=_codebook)
+
+    wild = commands.add_parser(
+        "variants",
+        help="print what tells every known variant from the others",
+        description="Print the exact signature of every known variant: codebook, distortion, slope, variances, bytes.",
+    )
+    wild.add_argument("-d", type=_integer(2), default=128, metavar="D", help="dimension of the vectors (default: 128)")
+    wild.add_argument(
+        "--bits",
+        type=_integer(1, 8),
+        nargs="+",
+        default=[1, 2, 3, 4],
+        metavar="B",
+        help="bits a coordinate, 1 to 8 (default: 1 2 3 4)",
+    )
+    wild.add_argument("--measure", action="store_true", help="measure every figure too, beside its exact value")
+    wild.add_argument("--draws", type=_integer(4), default=32, metavar="N", help="for --measure (default: 32)")
+    wild.add_argument("--seed", type=_integer(0, 2**64 - 1), default=0, metavar="N", help="for --measure (default: 0)")
+    wild.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    wild.set_defaults(run=_variants)
+
+    conformance.add_check(commands, _integer).set_defaults(run=_check)
+    conformance.add_vectors(commands).set_defaults(run=_vectors)
     return parser
+
+
+def _check(args: argparse.Namespace, command: list[str]) -> int:
+    try:
+        with _progress() as progress:
+            verdict = conformance.verdict(args, progress)
+    except conformance.CannotRun as error:
+        raise _Refused(str(error)) from error
+    for path, content in conformance.outputs(args, verdict):
+        with _replacing(path) as stream:
+            stream.write(content.encode())
+    print(conformance.text(args, verdict))
+    return verdict.status
+
+
+def _vectors(args: argparse.Namespace, command: list[str]) -> None:
+    try:
+        print(conformance.export(args))
+    except conformance.CannotRun as error:
+        raise _Refused(str(error)) from error
 
 
 def _codebook(args: argparse.Namespace, command: list[str]) -> None:
     from . import export
 
     print(export.text(args.d, args.bits, args.format))
+
+
+def _variants(args: argparse.Namespace, command: list[str]) -> None:
+    from . import _variants
+
+    bits = list(dict.fromkeys(args.bits))
+    with _progress() as progress:
+        results = _variants.compute(args.d, bits, args.draws if args.measure else 0, args.seed, progress)
+    print(json.dumps(results, indent=1, allow_nan=False) if args.json else _variants.table(results))
 
 
 def _report(args: argparse.Namespace, command: list[str]) -> None:
@@ -151,6 +205,10 @@ def _report(args: argparse.Namespace, command: list[str]) -> None:
     from . import report
 
     x = _sample(args)
+    try:
+        report.chosen(x.d, args.bits, args.algorithms)
+    except ValueError as error:
+        raise _Refused(f"--{error}") from None
     with _one_thread(x.d), _progress() as progress:
         results = report.compute(x, args.bits, args.algorithms, args.rotation, args.draws, args.seed, progress)
     results["command"] = command
@@ -255,7 +313,7 @@ def _progress() -> Iterator[Callable[[int, int], object]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for a user's error, 130 if interrupted."""
+    """Run the command line; the exit status: 0, 1 if a check fails, 2 for a user's error, 130 if interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", lambda **_: None)
@@ -266,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return 2
-        args.run(args, ["turboquant-ref", *arguments])
+        status: int | None = args.run(args, ["turboquant-ref", *arguments])
         sys.stdout.flush()
     except _Refused as error:
         print(f"turboquant-ref: {error}", file=sys.stderr)
@@ -277,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return 0
+    return status or 0
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["algorithm"],
         str(row["bits"]),
         f"{row['stored_bits']:.2f}",
-        str(row["bytes_per_vector"]),
+        f"{row['bytes_per_vector']:.10g}" if row["bytes_per_vector"] % 1 == 0 else f"{row['bytes_per_vector']:.1f}",
         f"{row['compression']['float16']:.2f}x",
         f"{row['compression']['float32']:.2f}x",
         _plus_minus(mse),

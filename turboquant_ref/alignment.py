@@ -34,18 +34,41 @@ from scipy import optimize, special
 
 from . import codebook, sphere
 
-__all__ = ["expectation", "limit_covariance", "variance"]
+__all__ = ["Book", "expectation", "limit_covariance", "means", "variance"]
 
 Floats = NDArray[np.float64]
 Complexes = NDArray[np.complex128]
 REFUSED = 1e-6  # relative error of E a² beyond which `expectation` does not answer
 
 
-def _half(d: int | None, bits: int) -> tuple[Floats, Floats, float]:
-    """Positive centroids, positive boundaries, and D_mse: cells are symmetric, so half of the line will do."""
-    book = codebook.lloyd_max(d, bits)
-    n = 2**bits // 2
-    return book.centroids[n:], book.boundaries[n:], book.distortion
+Book = int | codebook.Codebook
+"""Bits of the Lloyd-Max codebook, or any codebook that is symmetric about 0 (a zero cell is fine)."""
+
+
+def _given(d: int | None, book: Book) -> codebook.Codebook:
+    return book if isinstance(book, codebook.Codebook) else codebook.lloyd_max(d, book)
+
+
+def _half(d: int | None, book: Book) -> tuple[Floats, Floats]:
+    """Positive centroids and boundaries: cells are symmetric, so half of the line will do."""
+    given = _given(d, book)
+    if not np.array_equal(given.centroids, -given.centroids[::-1]):
+        raise ValueError(f"codebook: expected one that is symmetric about 0, got centroids {given.centroids}")
+    n = len(given.centroids) // 2
+    boundaries = given.boundaries[n:]
+    return given.centroids[n:], boundaries if d is None else np.minimum(boundaries, 1.0)
+
+
+@lru_cache(maxsize=1024)
+def means(d: int, book: Book) -> tuple[float, float]:
+    """E A and E B: both 1 - D where each centroid is the mean of its cell; E C = D holds for every codebook."""
+    given = _given(d, book)
+    if not isinstance(book, codebook.Codebook):
+        return 1 - given.distortion, 1 - given.distortion
+    c, m = _half(d, book)
+    edges = np.concatenate([[0.0], m, [1.0]])
+    mean = float(2 * d * c @ sphere.Coordinate(d).partial_mean(edges[:-1], edges[1:]))
+    return mean, given.distortion - 1 + 2 * mean
 
 
 def _centroid(t: Floats, centroids: Floats, boundaries: Floats) -> Floats:
@@ -74,23 +97,24 @@ def _coordinate(d: int, breaks: Floats) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=1024)
-def variance(d: int, bits: int) -> float:
+def variance(d: int, book: Book) -> float:
     """Var <x, x̂> = Var A for Algorithm 1 with the paper's scale; X = E <x, x - x̂>² is D_mse² plus this.
 
-    Var A = d E h(z_1)² + d(d-1) E h(z_1) h(z_2), h(t) = (1-D) t² - t Q(t): since Σ z_j² = 1, the h(z_j) sum to E A - A.
+    Var A = d E h(z_1)² + d(d-1) E h(z_1) h(z_2), h(t) = E A t² - t Q(t): since Σ z_j² = 1, the h(z_j) sum to E A - A.
     The integral over z_2 is closed (partial means of the law in d - 1 dimensions), that over z_1 is quadrature between
     the boundaries and the places where a boundary leaves the range of z_2.
     """
-    c, m, D = _half(d, bits)
+    c, m = _half(d, book)
+    mean, _ = means(d, book)
     t, w = _coordinate(d, np.concatenate([m, np.sqrt((1 - m) * (1 + m))]))
     s = np.sqrt((1 - t) * (1 + t))
-    own = (1 - D) * t * t - t * _centroid(t, c, m)
+    own = mean * t * t - t * _centroid(t, c, m)
     if d == 2:
-        other = (1 - D) * s * s - s * _centroid(s, c, m)
+        other = mean * s * s - s * _centroid(s, c, m)
     else:
         cells = np.minimum(np.concatenate([[0.0], m, [1.0]])[:, None] / s, 1.0)
         aligned = 2 * s * (c @ sphere.Coordinate(d - 1).partial_mean(cells[:-1], cells[1:]))
-        other = (1 - D) * s * s / (d - 1) - aligned
+        other = mean * s * s / (d - 1) - aligned
     return float(d * (w @ (own * own)) + d * (d - 1) * (w @ (own * other)))
 
 
@@ -100,7 +124,7 @@ def limit_covariance(bits: int) -> Floats:
 
     z = u √d / ||u|| with Gaussian u: the sums of independent terms, less their regression on ||u||², by its derivative.
     """
-    c, m, _ = _half(None, bits)
+    c, m = _half(None, bits)
     edges = np.concatenate([[0.0], m, [np.inf]])
     t, w = sphere.Gaussian().quadrature(edges[:-1], edges[1:])
     terms = np.array([(t * c[:, None]).ravel(), np.repeat(c * c, t.shape[1])])
@@ -150,9 +174,9 @@ def _summands(y: Floats, q: Floats) -> dict[str, Floats]:
 
 
 @lru_cache(maxsize=4)
-def _transform(d: int, bits: int) -> tuple[Complexes, Floats, Floats, Floats, float]:
+def _transform(d: int, book: Book) -> tuple[Complexes, Floats, Floats, Floats, float]:
     """Weights over v; nodes y, their centroids; kernel of F, real above imaginary part; relative error of E a²."""
-    c, m, D = _half(d, bits)
+    c, m = _half(d, book)
     v, weights = _contour(d)
     y, w = _line(d, m, float(v[-1]))
     p = (d / 2 * (1 + 1j * v))[:, None]
@@ -161,7 +185,7 @@ def _transform(d: int, bits: int) -> tuple[Complexes, Floats, Floats, Floats, fl
     q = _centroid(y, c, m)
     a = _summands(y, q)["a"]
     second = _inverse(d, weights, parts, a[:, None], np.zeros((len(y), 1)), 2)[0]
-    return weights, y, q, parts, float(second / (D * D + variance(d, bits))) - 1
+    return weights, y, q, parts, float(second / ((1 - means(d, book)[0]) ** 2 + variance(d, book))) - 1
 
 
 def _inverse(d: int, weights: Complexes, parts: Floats, psi: Floats, exponent: Floats, k: int) -> Floats:
@@ -191,12 +215,12 @@ def _inverse(d: int, weights: Complexes, parts: Floats, psi: Floats, exponent: F
 
 
 @lru_cache(maxsize=4)
-def _direct(d: int, bits: int) -> dict[str, Floats]:
+def _direct(d: int, book: Book) -> dict[str, Floats]:
     """d = 2 and 3: A, B, C, a at quadrature nodes of the whole sphere, and the weights of these ("weight").
 
     z = (s cos φ, s sin φ, t): panels in φ between the cells' boundaries, in t also between the radii of their corners.
     """
-    c, m, _ = _half(d, bits)
+    c, m = _half(d, book)
     t, s, w = np.zeros(1), np.ones(1), np.ones(1)
     if d == 3:
         corners = np.sqrt(np.maximum(1 - np.concatenate([m**2, np.add.outer(m**2, m**2).ravel()]), 0))
@@ -215,12 +239,14 @@ def _direct(d: int, bits: int) -> dict[str, Floats]:
 
 
 @lru_cache(maxsize=2048)
-def expectation(d: int, bits: int, numerator: str, k: int, denominator: str, power: float) -> float:
-    """E N^k / M^power, exactly, for z uniform on the sphere and its optimal centroids q at `bits` bits.
+def expectation(d: int, book: Book, numerator: str, k: int, denominator: str, power: float) -> float:
+    """E N^k / M^power, exactly, for z uniform on the sphere and its centroids q.
 
     Parameters
     ----------
-    d, bits : int
+    d : int
+    book : int or Codebook
+        Bits of the Lloyd-Max codebook, or a codebook that is symmetric about 0.
     numerator, denominator : {"A", "B", "C", "a"}
         A = <z, q> (the alignment), B = ||q||², C = ||z - q||², a = 1 - A; "a" is not a denominator (it may vanish).
     k : int
@@ -236,16 +262,16 @@ def expectation(d: int, bits: int, numerator: str, k: int, denominator: str, pow
     """
     if numerator not in ("A", "B", "C", "a") or denominator not in ("A", "B", "C"):
         raise ValueError(f"cannot divide {numerator!r} by {denominator!r}: known are A, B, C, and a above")
-    if d == 2 or (d == 3 and bits <= 5):
-        sums = _direct(d, bits)
+    given = _given(d, book)
+    if d == 2 or (d == 3 and given.bits <= 5):
+        sums = _direct(d, book)
         return float((sums["weight"] * sums[numerator] ** k / sums[denominator] ** power).sum())
-    weights, y, q, parts, error = _transform(d, bits)
+    weights, y, q, parts, error = _transform(d, book)
     if abs(error) > REFUSED:
         raise ValueError(
-            f"d = {d} is too small for an exact answer at {bits} bits (error {abs(error):.0e}): use measure"
+            f"d = {d} is too small for an exact answer at {given.bits} bits (error {abs(error):.0e}): use measure"
         )
-    D = codebook.lloyd_max(d, bits).distortion
-    mean = D if denominator == "C" else 1 - D
+    mean = dict(zip("ABC", (*means(d, book), given.distortion), strict=True))[denominator]
     terms = _summands(y, q)
     t = np.arange(-46, 120) / 10  # s = mean * exp(t - e^-t): a doubly exponential rule for the integral (i)
     s = np.exp(t - np.exp(-t))

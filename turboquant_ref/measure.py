@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from . import mse, prod, qjl
+from . import channels, minmax, mse, polar, prod, qjl, rabitq
+from .codes import module_of
 from .generator import seed_of
 from .vectors import Rows, as_rows, check_bits, check_integer, norm_and_unit
 
@@ -37,8 +38,19 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-ALGORITHMS: dict[str, ModuleType] = {"mse": mse, "prod": prod, "qjl": qjl}
+ALGORITHMS: dict[str, ModuleType] = {
+    "mse": mse,
+    "prod": prod,
+    "qjl": qjl,
+    "polar": polar,
+    "rabitq": rabitq,
+    "channels": channels,
+    "minmax": minmax,
+}
 """The algorithms by name; a quantizer of one is an argument of its verbs."""
+
+Algorithm = str | Callable[..., Any]
+"""A key of `ALGORITHMS`; or a function (d, bits, rng, **options) -> quantizer, as ``variants.find(name).setup``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +144,21 @@ def draws_needed(std: float, deviation: float, confidence: float = 0.99, power: 
     return many
 
 
-def setup(algorithm: str, d: int, bits: int, rng: int | np.random.Generator, **options: Any) -> Any:
-    """A quantizer of the named algorithm at `bits` bits a coordinate; QJL then takes m = d bits signs."""
+def setup(algorithm: Algorithm, d: int, bits: Any, rng: int | np.random.Generator, **options: Any) -> Any:
+    """A quantizer of an algorithm at `bits` bits a coordinate, a new one for each seed.
+
+    `bits` is an integer, but for polar bits an angle, as (4, 2, 2, 2), and for channels a pair, (outliers, others),
+    beside the option `mask`.  QJL takes m = d bits signs.  minmax has nothing random and takes no seed: its draws are
+    all the same, and an interval over them has no width; what varies are the vectors.
+    """
+    if callable(algorithm):
+        return algorithm(d, bits, rng, **options)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm: expected one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
     if algorithm == "qjl":
         return qjl.setup(d, check_bits(bits) * d, rng, **options)
+    if algorithm == "minmax":
+        return minmax.setup(d, bits, **options)
     return ALGORITHMS[algorithm].setup(d, bits, rng, **options)
 
 
@@ -163,13 +184,18 @@ def correlated_queries(x: ArrayLike, rng: int | np.random.Generator, rho: float 
 
 
 def _draws(
-    algorithm: str, x: NDArray[Any], bits: int, draws: int, rng: int | np.random.Generator, options: dict[str, Any]
+    algorithm: Algorithm,
+    x: NDArray[Any],
+    bits: Any,
+    draws: int,
+    rng: int | np.random.Generator,
+    options: dict[str, Any],
 ) -> Iterator[tuple[ModuleType, Any, Any]]:
     """(module, quantizer, code of x) for independent draws of the quantizer."""
     seeds = _random(rng, "draws").integers(2**63, size=check_integer(draws, "draws", 1))
     for seed in seeds:
         Q = setup(algorithm, x.shape[-1], bits, int(seed), **options)
-        module = ALGORITHMS[algorithm]
+        module = module_of(Q) if callable(algorithm) else ALGORITHMS[algorithm]
         yield module, Q, module.quantize(Q, x)
 
 
@@ -250,9 +276,9 @@ def recall_of(x: NDArray[Any], queries: NDArray[Any], k: int) -> Statistic:
 
 
 def profile(
-    algorithm: str,
+    algorithm: Algorithm,
     x: NDArray[Any],
-    bits: int,
+    bits: Any,
     statistics: dict[str, Statistic],
     draws: int = 32,
     rng: int | np.random.Generator = 0,
@@ -265,18 +291,18 @@ def profile(
     return {name: Estimate(column, confidence) for name, column in zip(statistics, columns, strict=True)}
 
 
-def distortion(algorithm: str, x: ArrayLike, bits: int, draws: int = 32, rng: int | np.random.Generator = 0,
+def distortion(algorithm: Algorithm, x: ArrayLike, bits: Any, draws: int = 32, rng: int | np.random.Generator = 0,
                confidence: float = 0.99, **options: Any) -> Estimate:
     """D_mse measured: E ||x - x~||^2 / ||x||^2, the mean over the rows of x, over independent draws.
 
     Parameters
     ----------
-    algorithm : str
-        A key of `ALGORITHMS`; `options` go to its ``setup``.
+    algorithm : str or callable
+        A key of `ALGORITHMS`, or a setup; `options` go to it.
     x : (…, d) array
         Zero rows are left out.
     bits : int
-        Bits a coordinate, 1 to 8.
+        Bits a coordinate, 1 to 8; tuples for polar and channels, see `setup`.
     draws : int
         Independent draws of the quantizer; at least 2 for an interval.
     rng : int or Generator
@@ -298,7 +324,7 @@ def distortion(algorithm: str, x: ArrayLike, bits: int, draws: int = 32, rng: in
     return profile(algorithm, rows, bits, {"": distortion_of(rows)}, draws, rng, confidence, **options)[""]
 
 
-def slope(algorithm: str, x: ArrayLike, bits: int, y: ArrayLike | None = None, draws: int = 32,
+def slope(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayLike | None = None, draws: int = 32,
           rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
     """E<y, x~> / <y, x> measured, by regression over correlated pairs: 1 for an unbiased estimate.
 
@@ -308,7 +334,7 @@ def slope(algorithm: str, x: ArrayLike, bits: int, y: ArrayLike | None = None, d
     return profile(algorithm, rows, bits, {"": slope_of(rows, y)}, draws, rng, confidence, **options)[""]
 
 
-def inner_product_error(algorithm: str, x: ArrayLike, bits: int, y: ArrayLike | None = None, draws: int = 32,
+def inner_product_error(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayLike | None = None, draws: int = 32,
                         rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
     """D_prod measured: E (<y, x~> - <y, x>)^2 / (||x||^2 ||y||^2), the mean over pairs (Eq 2 of the paper).
 
@@ -318,8 +344,8 @@ def inner_product_error(algorithm: str, x: ArrayLike, bits: int, y: ArrayLike | 
     return profile(algorithm, rows, bits, {"": inner_product_error_of(rows, y)}, draws, rng, confidence, **options)[""]
 
 
-def variance(algorithm: str, x: ArrayLike, bits: int, rho: float, draws: int = 32, rng: int | np.random.Generator = 0,
-             confidence: float = 0.99, **options: Any) -> Estimate:
+def variance(algorithm: Algorithm, x: ArrayLike, bits: Any, rho: float, draws: int = 32,
+             rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
     """Var<y, x~> measured at <y, x> = rho, x and y of unit norm, over the draws of the quantizer.
 
     Two draws give (e_1 - e_2)^2 / 2, exactly unbiased whatever the bias of the estimates; the mean over the rows of
@@ -336,7 +362,7 @@ def variance(algorithm: str, x: ArrayLike, bits: int, rho: float, draws: int = 3
     return Estimate(np.array(replicates), confidence)
 
 
-def recall(algorithm: str, x: ArrayLike, queries: ArrayLike, bits: int, k: int = 1, draws: int = 32,
+def recall(algorithm: Algorithm, x: ArrayLike, queries: ArrayLike, bits: Any, k: int = 1, draws: int = 32,
            rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
     """recall@1@k measured: how often the row of x nearest to a query by inner product is among the k best estimates.
 

@@ -29,7 +29,7 @@ from ._table import LABELS, table
 from .variants import DEFAULT, Variant, named
 from .vectors import as_rows, check_bits, check_integer, norm_and_unit
 
-__all__ = ["FAMILYWISE", "Sample", "compute", "default_draws", "plot", "sample", "table"]
+__all__ = ["FAMILYWISE", "Sample", "chosen", "compute", "default_draws", "plot", "sample", "table"]
 
 FAMILYWISE = 0.99
 """Probability that every interval of a report holds its exact value."""
@@ -175,8 +175,7 @@ class _Block:
         draw = _Draw(tick)
         statistics = {name: draw.share(f) for name, f in self.statistics.items()}
         rng = np.random.default_rng(self.seed)
-        options: dict[str, Any] = {**variant.options, "rotation": rotation}
-        estimates = measure.profile(variant.algorithm, self.x, bits, statistics, self.draws, rng, **options)
+        estimates = measure.profile(variant.setup, self.x, bits, statistics, self.draws, rng, rotation=rotation)
         return {name: estimate.values for name, estimate in estimates.items()}
 
 
@@ -202,17 +201,34 @@ def _blocks(x: Sample, draws: int, seed: int) -> list[_Block]:
 
 
 def _exact(variant: Variant, d: int, bits: int, mean_square_cosine: float) -> dict[str, float | None]:
-    """The three exact values; None where theory has none (some scale rules at many bits in 3 to 11 dimensions)."""
+    """The three exact values; None where theory has none that holds for every vector, as for RaBitQ.
+
+    (Nor for some scale rules at many bits in 3 to 11 dimensions.)
+    """
     try:
-        moments = theory.moments(variant.algorithm, d, bits, **variant.options)
+        if variant.make is None and variant.algorithm in theory.OPTIONS:
+            moments = theory.moments(variant.algorithm, d, bits, **variant.options)
+            D = theory.distortion(variant.algorithm, d, bits, **variant.options)
+        else:
+            moments, D = _composed(variant, d, bits)
     except ValueError:
         return dict.fromkeys(LABELS)
     return {
-        "d_mse": theory.distortion(variant.algorithm, d, bits, **variant.options),
+        "d_mse": D,
         "slope": moments.slope,
         # a quadratic in the cosine: its mean over pairs is its value at their root mean square
         "scaled_d_prod": d * moments.inner_product_error(math.sqrt(mean_square_cosine)),
     }
+
+
+def _composed(variant: Variant, d: int, bits: int) -> tuple[theory.Moments, float]:
+    """Of a variant that is not one module's by name; ValueError if it has no figures that hold for every vector."""
+    found = variant.exact(d, bits)
+    figures = found.distortion, found.slope, found.along, found.across
+    if not variant.for_every_x or None in figures:
+        raise ValueError(f"{variant.name} has no exact figures for every vector")
+    D, slope, along, across = (float(figure) for figure in figures if figure is not None)
+    return theory.Moments(d, slope, along, across), D
 
 
 def _bounds(variant: Variant, d: int, bits: int) -> dict[str, dict[str, float | None]]:
@@ -247,6 +263,22 @@ def _figure(estimate: measure.Estimate) -> dict[str, Any]:
     }
 
 
+def chosen(d: int, bits: Sequence[int], algorithms: Sequence[str]) -> list[tuple[Variant, int]]:
+    """What a report measures: each named variant at each bit width that it is defined for.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none; for a variant asked for by name, not by "all", that is defined at none of them.
+    """
+    variants = named(list(algorithms))
+    for v in variants:
+        reasons = [v.refuses(d, b) for b in bits]
+        if v.name in algorithms and reasons and None not in reasons:
+            raise ValueError(f"algorithms: {reasons[0]}")
+    return [(v, b) for v in variants for b in bits if v.refuses(d, b) is None]
+
+
 def compute(
     x: Sample,
     bits: Sequence[int] = (1, 2, 3, 4),
@@ -264,7 +296,7 @@ def compute(
     bits : sequence of int
         1 to 8.
     algorithms : sequence of str
-        Keys of ``variants.NAMED``, or "all".
+        Keys of ``variants.NAMED`` or ``variants.WILD``; "all" stands for those of NAMED that there are at this d.
     rotation : {"haar", "structured"}
     draws : int, optional
         Independent quantizers for each figure, at least 2; `default_draws` if None.
@@ -283,12 +315,12 @@ def compute(
     TypeError, ValueError
         If an argument is not one of these.
     """
-    variants = named(list(algorithms))
     widths = [check_bits(b) for b in dict.fromkeys(bits)]
+    pairs = chosen(x.d, widths, algorithms)
     draws = default_draws(x.d) if draws is None else check_integer(draws, "draws", 2)
     blocks = _blocks(x, draws, check_integer(seed, "seed", 0, 2**64 - 1))
     mean_square = sum(block.draws * block.mean_square_cosine for block in blocks if "slope" in block.statistics) / draws
-    cells = [(v, b, _exact(v, x.d, b, mean_square)) for v in variants for b in widths]
+    cells = [(v, b, _exact(v, x.d, b, mean_square)) for v, b in pairs]
     comparisons = sum(value is not None for *_, exact in cells for value in exact.values())
     confidence = 1 - (1 - FAMILYWISE) / max(comparisons, 1)
     total = len(cells) * sum(block.draws for block in blocks)
@@ -306,13 +338,13 @@ def compute(
             for name, measured in block.measure(variant, b, rotation, tick).items():
                 values.setdefault(name, []).append(x.d * measured if name == "scaled_d_prod" else measured)
         estimates = {name: measure.Estimate(np.concatenate(parts), confidence) for name, parts in values.items()}
-        size = measure.setup(variant.algorithm, x.d, b, 0, rotation="structured", **variant.options).bytes_per_vector()
+        size = variant.bytes(x.d, b)
         row: dict[str, Any] = {
             "algorithm": variant.name,
             "module": variant.algorithm,
             "options": dict(variant.options),
             "bits": b,
-            "bytes_per_vector": size,
+            "bytes_per_vector": int(size) if size == int(size) else size,
             "stored_bits": 8 * size / x.d,
             "compression": {"float16": 2 * x.d / size, "float32": 4 * x.d / size},
             **{name: _figure(estimate) for name, estimate in estimates.items()},
@@ -344,7 +376,7 @@ def compute(
         },
         "settings": {
             "bits": widths,
-            "algorithms": [v.name for v in variants],
+            "algorithms": list(dict.fromkeys(v.name for v, _ in pairs)),
             "rotation": rotation,
             "draws": draws,
             "vectors_a_draw": len(blocks[0].x),

@@ -16,12 +16,13 @@ A = <z, q>, B = ||q||², a = 1 - A, C = ||z - q||² = 1 - 2A + B; D = D_mse = E 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
-from . import alignment, codebook, sphere
+from . import alignment, angle, codebook, sphere
 from .bounds import (
     entropy,
     huffman,
@@ -48,6 +49,8 @@ __all__ = [
     "kappa",
     "moments",
     "mse",
+    "of_codebook",
+    "of_two_stages",
     "printed",
     "qjl",
     "rate",
@@ -68,6 +71,7 @@ OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "mse": {"scale": ("norm", "matched", "least_squares", "unbiased")},
     "qjl": {"sketch": ("gaussian", "orthogonal")},
     "prod": {"sketch": ("gaussian", "orthogonal"), "residual": ("stored", "expected")},
+    "polar": {"scale": ("norm", "unbiased")},
 }
 """What each algorithm can be told beside (d, bits); the first of each is the paper's and the default."""
 
@@ -124,24 +128,26 @@ def mse(d: int | None, bits: int) -> float:
 # ------------------------------------------------------------------------------------------------ the estimators
 
 
-def _mse(d: int | None, bits: int, scale: str) -> Moments:
+def _mse(d: int | None, book: alignment.Book, scale: str) -> Moments:
     """Algorithm 1 with x̂ = λ q: λ = 1, 1/√B, A/B or 1/A for norm, matched, least_squares, unbiased.
 
     slope = E λA;  along = d · Var λA;  across = d (E λ²B - E λ²A²) / (d - 1).
     """
-    mu = 1 - mse(d, bits)  # E A = E B: the centroid condition
     if d is None:  # A and B are sums of d terms and tend to mu; the delta method gives along
+        assert isinstance(book, int)
+        mu = 1 - mse(None, book)
         slope, energy, gradient = {
             "norm": (mu, mu, (1.0, 0.0)),
             "matched": (math.sqrt(mu), 1.0, (mu**-0.5, -0.5 * mu**-0.5)),
             "least_squares": (mu, mu, (2.0, -1.0)),
             "unbiased": (1.0, 1 / mu, (0.0, 0.0)),
         }[scale]
-        return Moments(None, slope, _delta(bits, *gradient), energy - slope**2)
+        return Moments(None, slope, _delta(book, *gradient), energy - slope**2)
 
-    E = partial(alignment.expectation, d, bits)
+    E = partial(alignment.expectation, d, book)
     if scale == "norm":
-        slope, energy, variance = mu, mu, alignment.variance(d, bits)
+        slope, energy = alignment.means(d, book)
+        variance = alignment.variance(d, book)
     elif scale == "matched":
         slope, energy = E("A", 1, "B", 0.5), 1.0
         variance = E("A", 2, "B", 1) - slope**2
@@ -214,36 +220,84 @@ def qjl(d: int | None, m: int, sketch: str = "gaussian") -> Moments:
     return Moments(d, 1.0, d * along / mean2, d * across / mean2)
 
 
-def _prod(d: int | None, bits: int, sketch: str, residual: str) -> Moments:
-    """Algorithm 2: Algorithm 1 at b - 1 bits, then QJL with d signs of the residual r.
+def _prod(d: int | None, book: alignment.Book, sketch: str, gamma: float | None, gain: float = 1.0) -> Moments:
+    """Algorithm 2: Algorithm 1 with its b - 1 bits, then QJL with d signs of the residual r.
 
-    What the sketch adds is linear in the second moments of what it is given: E ||r||² = D, E <x, r>² = X, and
-    E <y, r>² = (D - X)/(d - 1) across x.  With ||r|| stored the estimate is unbiased given r, and that is all.  With
-    ||r|| replaced by γ = √D(b-1), as in the released code, the sketch is given γ r/√C, and given r the estimate has the
-    mean <y, g>, g = q + γ r/√C, whose variance is added: <x, g> = A + γ a/√C, and across x the energy of g is
-    (C - a²)(1 - γ/√C)².
+    The sketch is linear in the length it is told: with w = gain for a stored ||r||, and w = gain γ/√C for a constant γ
+    in its place, x̂ has the mean x - (1 - w) r given r, and around it what a QJL of w r has.  So with E over r
+
+        slope  = 1 - E (1-w) a,     along  = d Var (1-w) a  + u_across (W - W_x) + u_along W_x,
+        across = d E (1-w)² (C - a²) / (d-1)                + u_across (W - W_y) + u_along W_y,
+
+    W = E w² C, W_x = E w² a² its share along x, W_y = (W - W_x)/(d - 1) that of every y across x.
     """
     unit = qjl(d, 1 if d is None else d, sketch)
-    if bits == 1:  # no first stage: r = x
-        return unit
-    D = mse(d, bits - 1)
-    X = D * D + (0.0 if d is None else alignment.variance(d, bits - 1))
-    slope, along, across = 1.0, 0.0, 0.0
-    if residual == "expected":
-        if d is None:
-            along = _delta(bits - 1, 1.0, -0.5)
-        else:
-            E, gamma = partial(alignment.expectation, d, bits - 1), math.sqrt(D)
-            a_C, aa_C, root = gamma * E("a", 1, "C", 0.5), gamma * E("a", 2, "C", 0.5), gamma * E("C", 1, "C", 0.5)
-            share = D * E("a", 2, "C", 1)  # γ² E a²/C
-            slope = 1 - D + a_C
-            along = d * (1 - 2 * D + X + 2 * (a_C - aa_C) + share - slope**2)
-            across = d / (d - 1) * (2 * D - X - 2 * (root - aa_C) - share)
-            X = share
-    rest = 0.0 if d is None else (D - X) / (d - 1)
-    along += unit.across * (D - X) + unit.along * X
-    across += unit.across * (D - rest) + unit.along * rest
-    return Moments(d, slope, along, across)
+    if book == 0:  # no first stage: r = x
+        return Moments(d, gain, gain**2 * unit.along, gain**2 * unit.across)
+    if d is None:
+        assert isinstance(book, int)
+        D = mse(None, book)
+        X = D * D
+        along = 0.0 if gamma is None else _delta(book, 1.0, -0.5)
+        return Moments(None, 1.0, along + unit.across * (D - X) + unit.along * X, unit.across * D)
+    E = partial(alignment.expectation, d, book)
+    D = book.distortion if isinstance(book, codebook.Codebook) else mse(d, book)
+    mean = 1 - alignment.means(d, book)[0]
+    X = mean * mean + alignment.variance(d, book)
+    if gamma is None:
+        left, left2, off2 = (1 - gain) * mean, (1 - gain) ** 2 * X, (1 - gain) ** 2 * D
+        W, W_x = gain**2 * D, gain**2 * X
+    else:
+        h = gain * gamma
+        W, W_x = h * h, h * h * E("a", 2, "C", 1)
+        left = mean - h * E("a", 1, "C", 0.5)
+        left2 = X - 2 * h * E("a", 2, "C", 0.5) + W_x
+        off2 = D - 2 * h * E("C", 1, "C", 0.5) + W
+    W_y = (W - W_x) / (d - 1)
+    along = d * (left2 - left**2) + unit.across * (W - W_x) + unit.along * W_x
+    across = d * (off2 - left2) / (d - 1) + unit.across * (W - W_y) + unit.along * W_y
+    return Moments(d, 1 - left, along, across)
+
+
+def of_codebook(d: int, book: codebook.Codebook, scale: str = "norm") -> Moments:
+    """Algorithm 1 with any codebook that is symmetric about 0, as `moments`; `Codebook.distortion` is D_mse of "norm".
+
+    For the codebooks in the wild, and for `codebook.uniform`: not every codebook has its centroids at the means of the
+    cells, and then the slope is d E t Q(t), not 1 - D.
+    """
+    if scale not in OPTIONS["mse"]["scale"]:
+        raise ValueError(f"scale must be one of {', '.join(OPTIONS['mse']['scale'])}, got {scale!r}")
+    return _mse(check_dimension(d), _named(d, book), scale)
+
+
+def of_two_stages(
+    d: int,
+    book: codebook.Codebook,
+    sketch: str = "gaussian",
+    gamma: float | None = None,
+    gain: float = 1.0,
+) -> Moments:
+    """Algorithm 2 with any symmetric codebook, a wrong constant or a residual norm that is not stored, as `moments`.
+
+    Parameters
+    ----------
+    d : int
+    book : Codebook
+        Of the first stage; of one centroid if there is none.
+    sketch : {"gaussian", "orthogonal"}
+        d signs.
+    gamma : float or None
+        The constant in the place of ||r||; None if it is stored.
+    gain : float
+        What the term of the sketch is multiplied by, beside the constant that makes it unbiased: κ_d where that is left
+        in, 1/√d where S is divided by √d twice (slope 1 - D (1 - 1/√d)).
+    """
+    return _prod(check_dimension(d), _named(d, book) if book.bits else 0, sketch, gamma, gain)
+
+
+def _named(d: int, book: codebook.Codebook) -> alignment.Book:
+    """The codebook's bits, if it is the one of Eq 4."""
+    return book.bits if book is codebook.lloyd_max(d, min(book.bits, 8)) else book
 
 
 @lru_cache(maxsize=1024)
@@ -252,13 +306,13 @@ def _moments(algorithm: str, d: int | None, bits: int, scale: str, sketch: str, 
         return _mse(d, bits, scale)
     if algorithm == "qjl":
         return qjl(d, bits if d is None else bits * d, sketch)
-    return _prod(d, bits, sketch, residual)
+    return _prod(d, bits - 1, sketch, None if residual == "stored" or bits == 1 else math.sqrt(mse(d, bits - 1)))
 
 
 def moments(
     algorithm: str,
     d: int | None,
-    bits: int,
+    bits: int | Sequence[int],
     *,
     scale: str = "norm",
     sketch: str = "gaussian",
@@ -268,15 +322,15 @@ def moments(
 
     Parameters
     ----------
-    algorithm : {"mse", "qjl", "prod"}
-        Algorithm 1; Definition 1 with m = bits · d signs (`qjl` takes any m); Algorithm 2.
+    algorithm : {"mse", "qjl", "prod", "polar"}
+        Algorithm 1; Definition 1 with m = bits · d signs (`qjl` takes any m); Algorithm 2; PolarQuant, of `angle`.
     d : int or None
         Dimension; None is the limit.
-    bits : int
-        Bits a coordinate in total (prod: one of them is the sign), 1 to 8.
+    bits : int, or a sequence of int for polar
+        Bits a coordinate in total (prod: one of them is the sign), 1 to 8; polar's bits an angle, level by level.
     scale : {"norm", "matched", "least_squares", "unbiased"}
-        mse only.  norm is the paper's; matched makes ||x̂|| = ||x||; the last two are DRIVE/EDEN's biased-optimal and
-        unbiased scales.
+        mse, and norm and unbiased of polar.  norm is the paper's; matched makes ||x̂|| = ||x||; the last two are
+        DRIVE/EDEN's biased-optimal and unbiased scales.
     sketch : {"gaussian", "orthogonal"}
         qjl and prod.  The paper's, and the released code's (here with the exactly unbiased constant).
     residual : {"stored", "expected"}
@@ -295,7 +349,8 @@ def moments(
     """
     if algorithm not in OPTIONS:
         raise ValueError(f"algorithm must be one of {', '.join(OPTIONS)}, got {algorithm!r}")
-    bits = check_bits(bits)
+    if algorithm != "polar":
+        bits = check_bits(bits)
     for name, value, only in (
         ("scale", scale, "norm"),
         ("sketch", sketch, "gaussian"),
@@ -304,27 +359,46 @@ def moments(
         allowed = OPTIONS[algorithm].get(name, (only,))
         if value not in allowed:
             raise ValueError(f"{name} of {algorithm} must be one of {', '.join(allowed)}, got {value!r}")
+    if algorithm == "polar":
+        return _polar(d, bits, scale)
+    assert isinstance(bits, int)
     return _moments(algorithm, _dimension(d), bits, scale, sketch, residual)
 
 
-def distortion(algorithm: str, d: int | None, bits: int, **options: str) -> float:
+def _polar(d: int | None, bits: int | Sequence[int], scale: str) -> Moments:
+    if isinstance(bits, int | str) or not len(bits):
+        raise TypeError(f"bits must be a sequence of bits an angle, one a level, for polar; got {bits!r}")
+    d = _dimension(d)
+    if d is not None and d % 2 ** len(bits):
+        raise ValueError(f"d must be a multiple of {2 ** len(bits)} for {len(bits)} levels of polar, got {d}")
+    return Moments(d, *angle.moments(d, [angle.codebook(level, b) for level, b in enumerate(bits, 1)], scale))
+
+
+def distortion(algorithm: str, d: int | None, bits: int | Sequence[int], **options: str) -> float:
     """E ||x - x̂||² for unit x, D_mse of Eq 1, of any algorithm; arguments of `moments`."""
-    if algorithm == "mse" and options.get("scale", "norm") == "norm" and set(options) <= {"scale"}:
+    if (
+        algorithm == "mse"
+        and isinstance(bits, int)
+        and options.get("scale", "norm") == "norm"
+        and set(options) <= {"scale"}
+    ):
         return mse(d, bits)
     return moments(algorithm, d, bits, **options).distortion
 
 
-def slope(algorithm: str, d: int | None, bits: int, **options: str) -> float:
+def slope(algorithm: str, d: int | None, bits: int | Sequence[int], **options: str) -> float:
     """E <y, x̂> / <y, x>: 1 - D_mse for the paper's mse (section 3.2: 2/π at b = 1), 1 for prod; as `moments`."""
     return moments(algorithm, d, bits, **options).slope
 
 
-def variance(algorithm: str, d: int | None, bits: int, rho: float = 0.0, **options: str) -> float:
+def variance(algorithm: str, d: int | None, bits: int | Sequence[int], rho: float = 0.0, **options: str) -> float:
     """Var <y, x̂> for unit x and y with <x, y> = rho; arguments of `moments`."""
     return moments(algorithm, d, bits, **options).variance(rho)
 
 
-def inner_product_error(algorithm: str, d: int | None, bits: int, rho: float = 0.0, **options: str) -> float:
+def inner_product_error(
+    algorithm: str, d: int | None, bits: int | Sequence[int], rho: float = 0.0, **options: str
+) -> float:
     """D_prod of Eq 2 for unit x and y with <x, y> = rho: the variance plus the squared bias; arguments of `moments`."""
     return moments(algorithm, d, bits, **options).inner_product_error(rho)
 
@@ -384,7 +458,9 @@ class Row:
 
 
 def row(algorithm: str, d: int | None, bits: int, **options: str) -> Row:
-    """Everything exact about (algorithm, d, bits) beside what the paper says; arguments of `moments`."""
+    """Everything exact about (mse, qjl or prod, d, bits) beside what the paper says; arguments of `moments`."""
+    if algorithm == "polar":
+        raise ValueError("algorithm must be one of mse, qjl, prod, got 'polar': its paper has no bounds to compare")
     m = moments(algorithm, d, bits, **options)
     paper = all(value == OPTIONS[algorithm][name][0] for name, value in options.items()) and algorithm in PAPER
     constants = PAPER[algorithm] if paper else ()
