@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# small products by several threads stall whenever the cores are busy; must come before NumPy is loaded
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
