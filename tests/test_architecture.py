@@ -40,6 +40,17 @@ ALLOWED: dict[str, set[str]] = {
         *("signature", "sphere", "theory", "vectors"),
     },
     "attention": {"codes", "theory", "vectors"},
+    "container": set(),
+    "description": {
+        *("channels", "codebook", "generator", "minmax", "mse", "polar", "prod", "qjl", "rabitq", "rotation", "sphere"),
+        *("angle", "vectors"),
+    },
+    "cache": {
+        *("attention", "channels", "codes", "container", "description", "generator", "minmax", "mse", "packing"),
+        *("polar", "prod", "qjl", "rabitq", "vectors"),
+    },
+    "scoring": {"codes", "packing", "vectors"},
+    "search": {"_blocks", "codes", "container", "description", "packing", "scoring", "vectors"},
 }
 EXTERNAL = {"numpy", "scipy"}
 LAZY = {"constriction", "matplotlib", "threadpoolctl", "tqdm"}  # only inside a function

@@ -17,7 +17,10 @@ from turboquant_ref.conformance.judge import judge
 CONSUMERS = Path(__file__).parent / "consumers"
 COMPILER = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
 NODE = shutil.which("node")
-NOT_OFFERED = {"codebook.Table", "rotation.Gaussians", "rotation.Haar", "packing.Scalars"}
+NOT_OFFERED = {
+    *("codebook.Table", "rotation.Gaussians", "rotation.Haar", "packing.Scalars"),
+    *("polar.Polar", "rabitq.Rescale", "rabitq.Rabitq", "attention.Attention"),
+}
 
 needs = {
     "tq.c": pytest.mark.skipif(COMPILER is None, reason="there is no C compiler on this machine"),

@@ -12,14 +12,20 @@ import pytest
 
 from turboquant_ref import codebook as codebooks
 from turboquant_ref import mse as mse_module
+from turboquant_ref import polar as polar_module
 from turboquant_ref import prod as prod_module
 from turboquant_ref import qjl as qjl_module
+from turboquant_ref import rabitq as rabitq_module
 from turboquant_ref.conformance import deterministic, generate, given, golden, reference, schemas
 from turboquant_ref.conformance.judge import judge
 from turboquant_ref.conformance.notes import NOTES
 
 ALGORITHMS = ("mse", "qjl", "prod")
-FLOATS = {"norm", "unit", "rotated", "scale", "residual", "residual_norm", "projection", "decoded", "estimate"}
+SIBLINGS = ("polar", "rabitq", "attention")
+FLOATS = {
+    *("norm", "unit", "rotated", "scale", "residual", "residual_norm", "projection", "decoded", "estimate"),
+    *("angles", "radii", "tangent", "scores", "logits", "weights", "output"),
+}
 
 
 def cases(*names):
@@ -102,6 +108,29 @@ def test_the_vectors_cover_the_contract():
         results = {case.test["result"] for case in cases(name)}
         assert {"valid", "invalid"} <= results
     assert any(case.test["result"] == "acceptable" for case in cases(*ALGORITHMS))
+
+
+def test_the_vectors_cover_the_siblings():
+    for name in SIBLINGS:
+        found = cases(name)
+        assert {case.dtype for case in found if case.level} == {"float32", "float64"}
+        assert {"valid", "invalid"} <= {case.test["result"] for case in found}
+        given_objects = [case.group.get("rotation") or case.group["keys"]["rotation"] for case in found if case.level]
+        kinds = {(pi["kind"], len(pi.get("matrix", [])) <= 16) for pi in given_objects}
+        assert kinds == {("dense", True), ("structured", True)}
+    both = ("float32", "float64")
+    rabitq = [case for case in cases("rabitq") if case.level]
+    assert {(c.group["bits"], c.dtype) for c in rabitq} == {(b, t) for b in range(1, 9) for t in both}
+    assert {(c.group["scale"], "t" in c.group, c.dtype) for c in rabitq} >= {
+        *((scale, False, t) for scale in rabitq_module.SCALES for t in both),
+        *(("unbiased", True, t) for t in both),
+    }
+    assert {(c.group["scale"], c.dtype) for c in cases("polar")} == {(s, t) for s in polar_module.SCALES for t in both}
+    assert any(tuple(c.group["bits"]) == polar_module.BITS and c.group["scalars"] == "float16" for c in cases("polar"))
+    options = {name for case in cases("attention") for name in case.test["inputs"]}
+    assert options == {"q", "scale", "softcap", "causal", "window", "mask", "bias"}
+    assert any(case.test["result"] == "acceptable" for case in cases("polar"))
+    assert any(case.test["result"] == "acceptable" for case in cases("rabitq"))
 
 
 @pytest.mark.parametrize("name", golden.NAMES)
@@ -187,11 +216,11 @@ def test_the_reference_passes_levels_0_and_1():
     findings = deterministic.check(reference)
     assert [f for f in findings if not f.passed] == []
     asked = {f.case for f in findings}
-    assert {case.id for case in cases(*ALGORITHMS)} <= asked
+    assert {case.id for case in cases(*ALGORITHMS, *SIBLINGS) if case.level} <= asked
     assert {f.level for f in findings} == {0, 1}
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", (*ALGORITHMS, *SIBLINGS))
 def test_bounds_are_not_vacuous(name):
     """A stage whose largest entry is off by 1 % (float32) or 2e-11 (float64) is the verdict, up to d = 128 and 5 bits.
 
@@ -202,15 +231,15 @@ def test_bounds_are_not_vacuous(name):
     for case in cases(name):
         if (
             case.valid
-            and case.group["d"] <= 128
-            and case.group.get("bits", 1) <= 5
+            and case.level
+            and np.max(case.group.get("bits", 1)) <= 5
             and not {"Denormal", "ZeroVector"} & set(case.flags)
         ):
             for stage in FLOATS & set(case.test["outputs"]) - {"estimate"}:
                 value = golden.reals(case.test["outputs"][stage])
                 moved = np.atleast_1d(value.copy())
                 at = int(np.argmax(np.abs(moved)))
-                moved[at] *= 1 + off[case.dtype]
+                moved.flat[at] *= 1 + off[case.dtype]
                 finding = judge(case, {**case.test["outputs"], stage: moved.reshape(value.shape)})
                 assert finding.passed is False, (case.id, stage)
                 assert finding.check == f"{name}.{stage}"
@@ -228,7 +257,7 @@ PORT = """
 import math
 import numpy as np
 from turboquant_ref import codebook as codebooks
-from turboquant_ref import generator, sphere
+from turboquant_ref import angle, generator, sphere
 
 def table(d, bits):
     return codebooks.lloyd_max(d, bits).centroids
@@ -325,9 +354,107 @@ def codebook(d, bits):
 
 def index(t, d, bits):
     return nearest(table(d, bits), t)
+
+TURN = 2 * math.pi
+
+def polar(x, bits, rotation, scale):
+    Pi = rotation.astype(x.dtype)
+    norm, unit = split(x)
+    r = z = unit @ Pi.T
+    angles, idx, thetas, gain = [], [], [], 1.0
+    for level, b in enumerate(bits, 1):
+        first, second = r[:, 0::2], r[:, 1::2]
+        psi, r = np.arctan2(second, first), np.hypot(first, second)
+        psi = np.where(r > 0, psi, 0).astype(x.dtype)
+        psi = np.where(psi < 0, psi + x.dtype.type(TURN), psi)
+        psi = np.where(psi < x.dtype.type(TURN), psi, 0).astype(x.dtype)
+        n = 2**b
+        if level == 1:
+            c, cuts = (np.arange(n) + 0.5) * TURN / n, np.arange(1, n) * TURN / n
+            gain *= n / math.pi * math.sin(math.pi / n)
+        else:
+            book = angle.codebook(level, b)
+            c, cuts = book.centroids, book.boundaries
+            gain *= angle.expected_cosine(level, book)
+        k = np.searchsorted(cuts.astype(x.dtype), psi, side="right")
+        angles.append(psi)
+        idx.append(k)
+        thetas.append(c.astype(x.dtype)[k])
+    radii = norm[:, None] * np.minimum(r, 1)
+    y = radii / x.dtype.type(gain if scale == "unbiased" else 1)
+    for theta in thetas[::-1]:
+        y = np.stack([y * np.cos(theta), y * np.sin(theta)], axis=-1).reshape(len(x), -1)
+    levels = {"angles": np.concatenate(angles, 1), "radii": radii, "indices": np.concatenate(idx, 1)}
+    return {"norm": norm, "unit": unit, "rotated": z, **levels, "decoded": y @ Pi}
+
+def point(z, t, bits):
+    half = 2 ** (bits - 1)
+    u = np.minimum(np.floor(t * np.abs(z)), half - 1)
+    return np.where(z >= 0, half + u, half - 1 - u)
+
+def search(z, bits):
+    with np.errstate(all="ignore"):
+        breaks = np.ravel([k / np.abs(z) for k in range(1, 2 ** (bits - 1))])
+    breaks = np.sort(np.concatenate([[0.0], breaks[np.isfinite(breaks)]]))
+    best, found = -1.0, 1.0
+    for low, high in zip(breaks, np.append(breaks[1:], 2 * breaks[-1] + 1)):
+        g = point(z, (low + high) / 2, bits) - (2**bits - 1) / 2
+        cosine = g @ z / np.linalg.norm(g)
+        if cosine > best * (1 + 1e-12):
+            best, found = cosine, (low + high) / 2
+    return found
+
+def rabitq(x, bits, rotation, scale, t):
+    Pi = rotation.astype(x.dtype)
+    norm, unit = split(x)
+    z = unit @ Pi.T
+    ts = [search(row.astype(np.float64), bits) if t is None else t for row in z]
+    idx = np.stack([point(row, s, bits) for row, s in zip(z, ts)]).astype(int)
+    g = (idx - (2**bits - 1) / 2).astype(x.dtype)
+    dot, square = np.where(norm > 0, (z * g).sum(-1), 1), (g * g).sum(-1)
+    s = norm * {"matched": 1 / np.sqrt(square), "least_squares": dot / square, "unbiased": 1 / dot}[scale]
+    cosine = np.minimum(dot / np.sqrt(square), 1)
+    far = g / dot[:, None] - z
+    tangent = np.where(norm > 0, np.maximum(np.sqrt((far * far).sum(-1)), 2.0**-14), 0)
+    last = {"scale": s, "tangent": tangent, "decoded": s[:, None] * (g @ Pi)}
+    return {"norm": norm, "unit": unit, "rotated": z, "indices": idx, **last}
+
+def attention(q, keys, values, options):
+    def decode(codes):
+        c = table(q.shape[2], codes["bits"]).astype(q.dtype)
+        return codes["scales"][..., None] * (c[codes["indices"]] @ codes["rotation"].astype(q.dtype))
+    k, v = decode(keys), decode(values)
+    if not np.isfinite(q).all() or len(q) % len(k) or options["window"] == 0 or options["softcap"] == 0:
+        raise ValueError("no")
+    head = np.arange(len(q)) // (len(q) // len(k))
+    scores = q @ k[head].swapaxes(1, 2)
+    logits = scores * q.dtype.type(options["scale"])
+    cap, bias = options["softcap"], options["bias"]
+    if cap is not None:
+        logits = cap * np.tanh(logits / cap)
+    if bias is not None:
+        logits = logits + bias
+    n_q, n = scores.shape[1:]
+    ahead = np.arange(n) - (n - n_q + np.arange(n_q))[:, None]
+    seen = np.ones((n_q, n), bool)
+    if options["mask"] is not None:
+        seen &= options["mask"]
+    if options["causal"]:
+        seen &= ahead <= 0
+    if options["window"] is not None:
+        seen &= np.abs(ahead) < options["window"]
+    hidden = np.where(seen, logits, -np.inf)
+    top = hidden.max(-1, keepdims=True)
+    e = np.exp(hidden - np.where(np.isinf(top), 0, top))
+    total = e.sum(-1, keepdims=True)
+    w = e / np.where(total > 0, total, 1)
+    return {"scores": scores, "logits": logits, "visible": seen, "weights": w, "output": w @ v[head]}
 """
 
-STAGES = ["norm", "unit", "rotated", "indices", "scale", "residual", "residual_norm", "projection", "signs", "decoded"]
+STAGES = [
+    *("norm", "unit", "rotated", "angles", "radii", "indices", "scale", "tangent", "residual", "residual_norm"),
+    *("projection", "signs", "decoded", "scores", "logits", "visible", "weights", "output"),
+]
 GAUSSIAN = "codebooks.lloyd_max(None, bits).centroids / math.sqrt(d)"
 PLANTED = [
     # what is asked, what is changed, the stage that must be named, a flag of the case
@@ -416,6 +543,84 @@ PLANTED = [
         "prod.residual",
         "TotalBits",
     ),
+    (
+        "polar",
+        "r[:, 0::2], r[:, 1::2]",
+        "r[:, : r.shape[1] // 2], r[:, r.shape[1] // 2 :]",
+        "polar.angles",
+        "PolarPairs",
+    ),
+    ("polar", "np.where(psi < 0, psi + x.dtype.type(TURN), psi)", "psi", "polar.angles", "AngleWrap"),
+    ("polar", "psi = np.where(r > 0, psi, 0)", "psi = psi", "polar.angles", "ZeroBlock"),
+    ("polar", "np.arctan2(second, first)", "np.arctan2(first, second)", "polar.angles", "Tie"),
+    ("polar", "norm[:, None] * np.minimum(r, 1)", "np.minimum(r, 1)", "polar.radii", "Radii"),
+    ("polar", 'psi, side="right"', 'psi, side="left"', "polar.indices", "Tie"),
+    ("polar", "np.concatenate(idx, 1)", "np.concatenate(idx[::-1], 1)", "polar.indices", "LevelOrder"),
+    ("polar", "angle.codebook(level, b)", "angle.codebook(2, b)", "polar.indices", "LevelOrder"),
+    (
+        "polar",
+        'np.searchsorted(cuts.astype(x.dtype), psi, side="right")',
+        "np.floor(psi / x.dtype.type(TURN / n) * [4, 1][level == 1] + 1e-6).astype(int)",
+        "polar.indices",
+        "Typical",
+    ),
+    ("polar", 'gain if scale == "unbiased" else 1', "1", "polar.decoded", "PolarGain"),
+    ("polar", "for theta in thetas[::-1]", "for theta in thetas[::-1][:0] + thetas[::-1]", "polar.decoded", ""),
+    (
+        "polar",
+        "[y * np.cos(theta), y * np.sin(theta)]",
+        "[y * np.sin(theta), y * np.cos(theta)]",
+        "polar.decoded",
+        "Tie",
+    ),
+    ("rabitq", "half + u, half - 1 - u", "half + u, u", "rabitq.indices", "GridOffset"),
+    ("rabitq", "g = (idx - (2**bits - 1) / 2)", "g = (idx - 2 ** (bits - 1))", "rabitq.scale", "GridOffset"),
+    ("rabitq", "range(1, 2 ** (bits - 1))", "range(1, 2 ** (bits - 1) - 1)", "rabitq.indices", "ExactSearch"),
+    ("rabitq", "g @ z / np.linalg.norm(g)", "g @ z", "rabitq.indices", "ExactSearch"),
+    ("rabitq", "if t is None else t for", "if t is None else 1.1 * t for", "rabitq.indices", "FastRescale"),
+    ("rabitq", "if t is None else t for", "if True else t for", "rabitq.indices", "FastRescale"),
+    ("rabitq", "cosine > best * (1 + 1e-12)", "cosine > best * (1 - 1e-13)", "rabitq.indices", ""),  # another tie
+    ("rabitq", "np.where(z >= 0, half", "np.where(z > 0, half", "rabitq.indices", "NegativeZero"),
+    ("rabitq", '"unbiased": 1 / dot', '"unbiased": dot / square', "rabitq.scale", "GridOffset"),
+    ("rabitq", '"least_squares": dot / square', '"least_squares": 1 / dot', "rabitq.scale", "ScaleRule"),
+    ("rabitq", "far = g / dot[:, None] - z", "far = g / np.sqrt(square)[:, None] - z", "rabitq.tangent", "Tangent"),
+    ("rabitq", "np.maximum(np.sqrt((far * far).sum(-1)), 2.0**-14)", "0 * s", "rabitq.tangent", "Tangent"),
+    ("attention", "// (len(q) // len(k))", "% len(k)", "attention.scores", "HeadOrder"),
+    (
+        "attention",
+        "decode(values)\n",
+        "decode({**values, 'rotation': keys['rotation']})\n",
+        "attention.output",
+        "TwoRotations",
+    ),
+    (
+        "attention",
+        'scores * q.dtype.type(options["scale"])',
+        "scores / math.sqrt(q.shape[2])",
+        "attention.logits",
+        "LogitScale",
+    ),
+    (
+        "attention",
+        "cap * np.tanh(logits / cap)",
+        "options['scale'] * cap * np.tanh(scores / cap)",
+        "attention.logits",
+        "SoftCap",
+    ),
+    ("attention", "logits = logits + bias", "pass", "attention.logits", "Mask"),
+    ("attention", "(n - n_q + np.arange(n_q))", "np.arange(n_q)", "attention.visible", "CausalOffset"),
+    ("attention", "np.abs(ahead) < options", "np.abs(ahead) <= options", "attention.visible", "Window"),
+    ("attention", 'seen &= options["mask"]', 'seen &= ~options["mask"]', "attention.visible", "Mask"),
+    (
+        "attention",
+        "np.exp(hidden - np.where(np.isinf(top), 0, top))",
+        "np.exp(hidden)",
+        "attention.weights",
+        "SoftmaxOverflow",
+    ),
+    ("attention", "e / np.where(total > 0, total, 1)", "e / total", "attention.weights", "NoVisibleKey"),
+    ("attention", ' or options["softcap"] == 0', "", "attention", "SoftCap"),
+    ("attention", " or len(q) % len(k)", "", "attention", "HeadOrder"),
 ]
 
 

@@ -28,6 +28,8 @@ algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, u
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
+    `container` a file of named arrays and metadata, checked and written atomically: what caches and indexes are saved in
+    `description` quantizers as plain data, and back
 evidence
     `measure`   the measured counterparts of `theory`, over independent draws, with intervals
     `signature` the few numbers that tell one quantizer from another, exact and measured
@@ -35,6 +37,8 @@ evidence
 uses
     `attention` logits and attention output straight from codes
     `cache`     a KV cache of codes that grows token by token, its memory counted, and named recipes for one
+    `search`    an exhaustive vector index over codes: add, remove, search, save, load
+    `scoring`   scores of queries against codes, and the best of them: what a backend's search replaces
     `data`      the bundled GloVe sample; readers of .npy, .npz and .fvecs files
     `export`    a codebook as text, JSON, CSV, C or Rust: ``turboquant-ref codebook``
     `report`    what TurboQuant does to your vectors, measured beside exact: ``turboquant-ref report``
@@ -65,6 +69,7 @@ from . import (
     qjl,
     rabitq,
     rotation,
+    search,
     signature,
     sphere,
     theory,
@@ -92,6 +97,7 @@ __all__ = [
     "qjl",
     "rabitq",
     "rotation",
+    "search",
     "signature",
     "sphere",
     "theory",

@@ -17,7 +17,7 @@ from .finding import Finding
 from .golden import Case, rows
 from .judge import judge
 
-__all__ = ["FUNCTIONS", "check"]
+__all__ = ["FUNCTIONS", "LEVEL", "check"]
 
 FUNCTIONS = {
     "pack": ("packing", "Bits"),
@@ -29,11 +29,17 @@ FUNCTIONS = {
     "mse": ("mse", "Mse"),
     "qjl": ("qjl", "Qjl"),
     "prod": ("prod", "Prod"),
+    "polar": ("polar", "Polar"),
+    "rabitq": ("rabitq", "Rabitq"),
+    "attention": ("attention", "Attention"),
 }
 """Function of the subject: the file and the types of its groups that ask it."""
 
+LEVEL = {name: 1 if name in ("mse", "qjl", "prod", "polar", "rabitq", "attention") else 0 for name in FUNCTIONS}
+"""0 for primitives, 1 for algorithms."""
+
 _GONE = ("time limit", "died")
-_LEVEL = {"mse": 1, "qjl": 1, "prod": 1}
+_ALONE = ("codebook", "index", "signs", "attention")
 
 
 class _Nonsense(Exception):
@@ -49,6 +55,21 @@ def _hex(data: Any) -> Any:
     if a.dtype != np.uint8 or a.ndim != 1:
         raise _Nonsense(f"returned {a.dtype} rows of shape {a.shape}, expected rows of uint8")
     return a.tobytes().hex()
+
+
+def _attention(case: Case) -> tuple[Any, ...]:
+    g, inputs = case.group, case.test["inputs"]
+
+    def codes(part: Mapping[str, Any]) -> dict[str, Any]:
+        indices, scales = np.asarray(part["indices"], dtype=np.uint8), rows(part["scales"], case.dtype)
+        pi = given.matrix(given.rotation(part["rotation"], g["d"]))
+        return {"indices": indices, "scales": scales, "bits": part["bits"], "rotation": pi}
+
+    options = {"scale": inputs["scale"], "causal": inputs["causal"]}
+    options |= {name: inputs.get(name) for name in ("softcap", "window")}
+    options["mask"] = np.asarray(inputs["mask"], dtype=bool) if "mask" in inputs else None
+    options["bias"] = rows(inputs["bias"], case.dtype) if "bias" in inputs else None
+    return rows(inputs["q"], case.dtype), codes(g["keys"]), codes(g["values"]), options
 
 
 def _arguments(function: str, cases: Sequence[Case]) -> tuple[Any, ...]:
@@ -69,10 +90,16 @@ def _arguments(function: str, cases: Sequence[Case]) -> tuple[Any, ...]:
         return rows(inputs[0]["coordinates"], cases[0].dtype), g["d"], g["bits"]
     if function == "signs":
         return int(inputs[0]["seed"], 16), inputs[0]["stream"], inputs[0]["n"]
+    if function == "attention":
+        return _attention(cases[0])
     x = np.stack([rows(i["x"], cases[0].dtype) for i in inputs])
     if function == "fwht":
         return (x,)
     pi = given.matrix(given.rotation(g["rotation"], g["d"])) if function != "qjl" else None
+    if function == "polar":
+        return x, tuple(g["bits"]), pi, g["scale"]
+    if function == "rabitq":
+        return x, g["bits"], pi, g["scale"], g.get("t")
     if function == "mse":
         return x, g["bits"], pi, g["scale"]
     s = given.sketch(g).matrix()
@@ -87,7 +114,7 @@ def _answers(function: str, cases: Sequence[Case], result: Any) -> Iterator[Mapp
         stage = {"codebook": "centroids", "index": "indices", "signs": "signs"}[function]
         yield {stage: result}
         return
-    if function not in _LEVEL:
+    if LEVEL[function] == 0:
         rows = np.asarray(result)
         if rows.ndim == 0 or len(rows) != len(cases):
             raise _Nonsense(f"returned an array of shape {rows.shape} for {len(cases)} rows")
@@ -97,6 +124,9 @@ def _answers(function: str, cases: Sequence[Case], result: Any) -> Iterator[Mapp
     if not isinstance(result, Mapping):
         raise _Nonsense(f"returned {type(result).__name__}, expected a mapping from stage names to arrays")
     wanted = [stage for stage in cases[0].test["outputs"] if stage in result]
+    if function == "attention":
+        yield {stage: np.asarray(result[stage]) for stage in wanted}
+        return
     columns = {stage: np.asarray(result[stage]) for stage in wanted}
     for stage, column in columns.items():
         if column.ndim == 0 or len(column) != len(cases):
@@ -109,7 +139,7 @@ def _batches(function: str, cases: Sequence[Case]) -> Iterator[list[Case]]:
     """The cases of one group that can go in together: those of one shape; what is to be refused goes alone."""
     together: dict[Any, list[Case]] = {}
     for case in cases:
-        if not case.valid or function in ("codebook", "index", "signs"):
+        if not case.valid or function in _ALONE:
             yield [case]
         else:
             values = next(iter(case.test["inputs"].values()))
@@ -165,7 +195,7 @@ def _function(subject: object, function: str) -> Iterator[Finding]:
     name, *types = FUNCTIONS[function]
     call = getattr(subject, function, None)
     if not callable(call):
-        yield Finding(_LEVEL.get(function, 0), function, None, "not offered")
+        yield Finding(LEVEL[function], function, None, "not offered")
         return
     found = [case for case in golden.cases(name) if case.group["type"] in types]
     if function == "unpack":  # what cannot be packed has no bytes to read

@@ -15,18 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from .. import angle, attention, codes, generator, mse, packing, polar, prod, qjl, rabitq
 from .. import codebook as codebooks
-from .. import codes, generator, mse, packing, prod, qjl
 from .. import rotation as rotations
 from ..vectors import norm_and_unit
-from . import given, golden, schemas
-from .cases import GROUPS
+from . import cases, given, golden, schemas, sibling_cases, siblings
 from .golden import Case, reals, rows, texts
 from .judge import judge
 from .notes import HEADER, NOTES
 from .stages import CODEBOOK, stages
 
-__all__ = ["answer", "differences", "document", "write"]
+__all__ = ["GROUPS", "answer", "differences", "document", "write"]
+
+GROUPS = {**cases.GROUPS, **sibling_cases.GROUPS}
+"""The groups of each file, their tests without tcId and outputs."""
 
 
 def _row(values: Any) -> Any:
@@ -89,6 +91,59 @@ def _prod(g: Mapping[str, Any], x: Any, y: Any) -> dict[str, Any]:
     return {**out, "estimate": _row(codes.times_norms(unit, query_norm, steps["norm"]))}
 
 
+def _polar(g: Mapping[str, Any], x: Any, y: Any) -> dict[str, Any]:
+    books = tuple(angle.codebook(level, bits) for level, bits in enumerate(g["bits"], 1))
+    Q = polar.Quantizer(g["d"], books, given.rotation(g["rotation"], g["d"]), g["scale"])
+    steps = polar.trace(Q, x)
+    out = {k: _row(steps[k]) for k in ("norm", "unit", "rotated")}
+    out["angles"] = _row(np.concatenate([steps[f"angles_{level}"] for level in range(1, Q.levels + 1)]))
+    out |= {"radii": _row(steps["radii"]), "indices": steps["indices"].tolist(), "decoded": _row(steps["decoded"])}
+    code = polar.PolarCode(steps["indices"], steps["radii"], Q.fingerprint)
+    out |= _packed(polar, Q, code, g["scalars"])
+    query_norm, query = norm_and_unit(y)
+    length = np.ones((), dtype=x.dtype)
+    assert Q.rotation is not None
+    unit = _dot(Q.rotation.apply(query), steps["cartesian"])
+    return {**out, "estimate": _row(codes.times_norms(unit, query_norm, length))}
+
+
+def _rabitq(g: Mapping[str, Any], x: Any, y: Any) -> dict[str, Any]:
+    rescale = "fast" if "t" in g else "exact"
+    Q = rabitq.Quantizer(given.rotation(g["rotation"], g["d"]), g["bits"], g["scale"], rescale, g["bound"])
+    steps = rabitq.trace(Q, x)
+    out = {k: _row(steps[k]) for k in ("norm", "unit", "rotated")}
+    out |= {"indices": steps["indices"].tolist(), "scale": _row(steps["scale"])}
+    out |= {"tangent": _row(steps["tangent"])} if Q.bound else {}
+    out |= {"decoded": _row(steps["decoded"])}
+    tangent = steps["tangent"] if Q.bound else None
+    code = rabitq.RaBitQCode(steps["indices"], steps["scale"], tangent, Q.fingerprint)
+    out |= _packed(rabitq, Q, code, g["scalars"])
+    query_norm, query = norm_and_unit(y)
+    unit = _dot(Q.rotation.apply(query), steps["grid"])
+    return {**out, "estimate": _row(codes.times_norms(unit, query_norm, steps["scale"]))}
+
+
+def _attention(g: Mapping[str, Any], inputs: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    def part(name: str) -> tuple[Any, Any]:
+        book = given.codebook({**g[name], "d": g["d"]})
+        Q = given.OrderedQuantizer(given.rotation(g[name]["rotation"], g["d"]), book, "norm")
+        indices = np.asarray(g[name]["indices"], dtype=np.uint8)
+        return Q, mse.MSECode(indices, rows(g[name]["scales"], dtype), Q.fingerprint)
+
+    (Qk, keys), (Qv, values) = part("keys"), part("values")
+    q, n_keys = rows(inputs["q"], dtype), keys.indices.shape[1]
+    scale, softcap, bias = inputs["scale"], inputs.get("softcap"), inputs.get("bias")
+    mask = np.asarray(inputs.get("mask", 1), dtype=bool)
+    seen = attention.visible(q.shape[1], n_keys, inputs["causal"], inputs.get("window")) & mask
+    scores = attention.logits(Qk, q, keys, scale=1.0)
+    logits = attention.logits(Qk, q, keys, scale=scale, softcap=softcap, mask=bias)
+    both = np.where(seen, 0.0 if bias is None else reals(bias), -np.inf)
+    output = attention.attend(Qk, Qv, q, keys, values, scale=scale, softcap=softcap, mask=both)
+    weights = attention.softmax(np.where(seen, logits, np.asarray(-np.inf, dtype=logits.dtype)))
+    floats = {"scores": _row(scores), "logits": _row(logits), "visible": seen.astype(int).tolist()}
+    return {**floats, "weights": _row(weights), "output": _row(output)}
+
+
 def _primitive(g: Mapping[str, Any], inputs: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     kind = g["type"]
     if kind == "Bits":
@@ -114,6 +169,8 @@ def _primitive(g: Mapping[str, Any], inputs: Mapping[str, Any], dtype: str) -> d
     if kind == "Structured":
         pi, x = given.rotation({**g, "kind": "structured"}, g["d"]), rows(inputs["x"], dtype)
         return {"rotated": _row(pi.apply(x)), "inverse": _row(pi.inverse(x))}
+    if kind == "Rescale":
+        return {"t": rabitq.fast_rescale(g["d"], inputs["bits"])}
     seed, stream = int(inputs["seed"], 16), inputs["stream"]
     if kind == "Haar":
         return {"matrix": _row(rotations.haar(g["d"], seed, stream).matrix())}
@@ -133,10 +190,13 @@ def answer(case: Case) -> dict[str, Any]:
     inputs, g = case.test["inputs"], case.group
     if case.level == 0:
         return _primitive(g, inputs, case.dtype)
+    if g["type"] == "Attention":
+        return _attention(g, inputs, case.dtype)
     x = rows(inputs["x"], case.dtype)
     y = rows(inputs.get("query", [0.0] * g["d"]), case.dtype)
     with np.errstate(under="ignore"):
-        return {"Mse": _mse, "Qjl": _qjl, "Prod": _prod}[g["type"]](g, x, y)
+        algorithms = {"Mse": _mse, "Qjl": _qjl, "Prod": _prod, "Polar": _polar, "Rabitq": _rabitq}
+        return algorithms[g["type"]](g, x, y)
 
 
 def _ambiguous(case: Case, out: Mapping[str, Any]) -> bool:
@@ -147,9 +207,15 @@ def _ambiguous(case: Case, out: Mapping[str, Any]) -> bool:
             continue
         value = np.asarray(out[stage])
         for i in range(value.size):
-            for other in (1 - value[i],) if stage == "signs" else (value[i] - 1, value[i] + 1):
+            beside = (1 - value[i],) if stage == "signs" else (value[i] - 1, value[i] + 1)
+            if case.group["type"] == "Polar":  # on a circle the first cell is beside the last
+                beside = (*beside, 0, 2 ** case.group["bits"][0] - 1)
+            for other in {*beside} - {value[i]}:
                 if rule(np.where(np.arange(value.size) == i, other, value)) is None:
                     return True
+        if case.group["type"] == "Rabitq":
+            others = siblings.rivals(probe, out)
+            return any(rule(other) is None for other in others if not np.array_equal(other, value))
     return False
 
 

@@ -1,7 +1,7 @@
 """The objects that a group of golden vectors gives: Pi, S and codebook, from a file's parameters.
 
-Products with a dense matrix are summed term by term in the order of the columns, so that the files that `generate`
-writes do not depend on a BLAS.
+Products with a dense matrix, and sums over codes, are summed term by term in the order of the columns, so that
+the files that `generate` writes do not depend on a BLAS.
 """
 
 from __future__ import annotations
@@ -15,17 +15,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import codebook as codebooks
-from .. import qjl, sphere
+from .. import codes, mse, qjl, sphere
 from .. import rotation as rotations
-from ..vectors import as_rows
+from ..vectors import as_rows, norm_and_unit
 from .golden import reals
 
-__all__ = ["codebook", "matrix", "rotation", "sketch"]
+__all__ = [
+    "OrderedQuantizer",
+    "codebook",
+    "inner_product",
+    "matrix",
+    "rotation",
+    "sketch",
+    "to_original",
+    "weighted_sum",
+]
 
 Reals = NDArray[np.floating[Any]]
 
 
-def ordered_product(x: Reals, matrix: NDArray[np.float64]) -> Reals:
+def ordered_product(x: Reals, matrix: Reals) -> Reals:
     """M x for each row, in the dtype of x: terms added one by one, first column first."""
     columns = matrix.astype(x.dtype)
     total = x[..., :1] * columns[:, 0]
@@ -100,3 +109,26 @@ def codebook(group: Mapping[str, Any]) -> codebooks.Codebook:
     if not group["centroids"]:
         return codebooks.lloyd_max(group["d"], 0)
     return codebooks.of_centroids(sphere.law(group["d"]), reals(group["centroids"]))
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedQuantizer(mse.Quantizer):
+    """`mse.Quantizer` for attention: its verbs are those of this module, their sums in a fixed order."""
+
+
+def inner_product(Q: OrderedQuantizer, y: ArrayLike, code: mse.MSECode) -> Reals:
+    """Estimates of <y, x> for every pair, as `mse.inner_product`."""
+    norms, query = norm_and_unit(as_rows(y, Q.d, name="y"), name="y")
+    centroids = codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)
+    return codes.times_norms(ordered_product(Q.rotation.apply(query), centroids), norms, code.scales)
+
+
+def weighted_sum(Q: OrderedQuantizer, weights: Reals, code: mse.MSECode) -> Reals:
+    """sum_j w_j x~_j, left in the rotated basis."""
+    centroids = codebooks.look_up(Q.codebook, code.indices, code.scales.dtype)
+    return ordered_product(weights * code.scales, centroids.T)
+
+
+def to_original(Q: OrderedQuantizer, total: Reals) -> Reals:
+    """A `weighted_sum` in the original basis."""
+    return Q.rotation.inverse(total)

@@ -37,13 +37,13 @@ __all__ = [
 FORMAT = 1
 """The format version of the files, and of requests.json."""
 
-NAMES = ("packing", "codebook", "rotation", "mse", "qjl", "prod")
+NAMES = ("packing", "codebook", "rotation", "mse", "qjl", "prod", "polar", "rabitq", "attention")
 """The files, an algorithm each."""
 
 DIRECTORY = Path(__file__).parent / "vectors"
 SCHEMA = Path(__file__).parent / "schema"
 
-_ALGORITHMS = ("Mse", "Qjl", "Prod")
+_ALGORITHMS = ("Mse", "Qjl", "Prod", "Polar", "Rabitq", "Attention")
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,6 +204,97 @@ _TABLE = {
         "b counts the sign bit: the first stage has b - 1.",
         "One bit more than claimed, or b = 1 running two bits.",
     ),
+    # PolarQuant
+    "PolarPairs": (
+        "WRONG_STEP",
+        "Coordinate j is paired with j + d/2, as rotary embeddings do, not with its neighbour.",
+        "Blocks hold other coordinates: no other decoder reads it.",
+    ),
+    "LevelOrder": (
+        "LAYOUT",
+        "The indices of a block are stored together, or the last level first; each level is a stream of its own.",
+        "Angles of one level are looked up in the table of another.",
+    ),
+    "AngleWrap": (
+        "EDGE_CASE",
+        "atan2's negative half is not turned into [0, 2 pi), or an angle that rounds up to 2 pi has no cell.",
+        "Half of the first level in the wrong cells, or an index out of range.",
+    ),
+    "ZeroBlock": (
+        "EDGE_CASE",
+        "The angle of a block that is zero is 0, whatever the signs of its zeros: atan2(0, -0) is pi.",
+        "Codes differ between languages.",
+    ),
+    "Radii": (
+        "WRONG_STEP",
+        "The radii are those of x, not of the unit vector, and are stored as float16 unless otherwise named.",
+        "Norms are lost.",
+    ),
+    "PolarGain": (
+        "WRONG_CONSTANT",
+        "The unbiased scale divides by s, the product over levels of E cos(psi - theta); no code holds it.",
+        "Inner products 1.6 % too small.",
+    ),
+    # RaBitQ
+    "GridOffset": (
+        "WRONG_STEP",
+        "The grid is half-integers, index - (2^B - 1)/2: not integers, not a sign beside an upright magnitude.",
+        "Negative coordinates decode in reversed order.",
+    ),
+    "ExactSearch": (
+        "WRONG_STEP",
+        "t is not searched over all breakpoints k/|z_i| up to k = 2^(B-1) - 1, or ||g||, <g, z> is what is optimised.",
+        "A smaller cosine: a larger error at the same bits.",
+    ),
+    "ParallelGrid": (
+        "EDGE_CASE",
+        "Grid points of one direction have equal cosines: the one of the smallest t is taken, another is right too.",
+        "None, if the scale is that of the point that was taken.",
+    ),
+    "FastRescale": (
+        "WRONG_CONSTANT",
+        "The constant t of the fast quantizer, another for each d and B; the search goes on for each vector.",
+        "Other codes; above 4 bits a much larger error.",
+    ),
+    "Tangent": (
+        "WRONG_CONSTANT",
+        "The second scalar is tan = sqrt(1 - cos^2)/cos, at least 2^-14, and only there if a bound is kept.",
+        "An error bound that does not hold.",
+    ),
+    # attention
+    "LogitScale": (
+        "WRONG_CONSTANT",
+        "The scale is a parameter, 1/sqrt(d) by default, applied once and before the soft cap.",
+        "Weights too flat or too sharp.",
+    ),
+    "SoftCap": (
+        "WRONG_STEP",
+        "c tanh(logit / c) comes after the scale and before any mask.",
+        "Hidden keys become visible at -c.",
+    ),
+    "CausalOffset": (
+        "WRONG_STEP",
+        "The queries are the last positions of the sequence, not the first.",
+        "A decoding step sees one key.",
+    ),
+    "Window": (
+        "WRONG_STEP",
+        "A window of w counts the query's own position: distances 0 to w - 1, and as many ahead if not causal.",
+        "One key too many or too few.",
+    ),
+    "Mask": ("WRONG_STEP", "A boolean mask hides where it is 0, an additive one is added.", "The wrong keys."),
+    "HeadOrder": (
+        "WRONG_STEP",
+        "Query head h reads key head h div (heads / kvHeads), not h mod kvHeads.",
+        "Heads attend to another head's cache.",
+    ),
+    "NoVisibleKey": ("EDGE_CASE", "A query that sees no key has weights 0 and output 0.", "NaN."),
+    "SoftmaxOverflow": ("EDGE_CASE", "The largest logit is not subtracted before exp.", "Infinity or NaN."),
+    "TwoRotations": (
+        "WRONG_STEP",
+        "Keys and values have rotations, codebooks and bits of their own.",
+        "Noise.",
+    ),
 }
 
 NOTES = {
@@ -219,5 +310,8 @@ HEADER = {
     "mse": "Algorithm 1 with Pi given, every stage: SPEC.md, section 5.",
     "qjl": "The one-bit sketch with S given, every stage: SPEC.md, section 5.",
     "prod": "Algorithm 2 with Pi and S given, every stage: SPEC.md, section 5.",
+    "polar": "PolarQuant with Pi and codebooks given, every stage: SPEC.md, section 5.",
+    "rabitq": "RaBitQ with Pi given, every stage: SPEC.md, section 5.",
+    "attention": "Attention from codes of Algorithm 1, every stage: SPEC.md, section 5.",
 }
 """The header of each file."""

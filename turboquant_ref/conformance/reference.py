@@ -5,27 +5,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .. import angle, generator, packing
+from .. import attention as attention_module
 from .. import codebook as codebooks
-from .. import generator, packing
 from .. import mse as mse_module
+from .. import polar as polar_module
 from .. import prod as prod_module
 from .. import qjl as qjl_module
+from .. import rabitq as rabitq_module
 from .. import rotation as rotations
 
 __all__ = [
+    "attention",
     "codebook",
     "fwht",
     "index",
     "inner_product",
     "mse",
     "pack",
+    "polar",
     "prod",
     "qjl",
+    "rabitq",
     "rotation",
     "roundtrip",
     "signs",
@@ -111,3 +118,43 @@ def prod(x: ArrayLike, bits: int, rotation: ArrayLike, sketch: ArrayLike, kind: 
     pi = rotations.Dense(cast(NDArray[np.float64], rotation))
     book = codebooks.lloyd_max(pi.d, bits - 1)
     return prod_module.trace(prod_module.Quantizer(pi, book, _sketch(sketch, kind), residual), x)
+
+
+def polar(x: ArrayLike, bits: tuple[int, ...], rotation: ArrayLike, scale: str) -> Stages:
+    """Every stage of PolarQuant; the angles of all levels, the first level first."""
+    pi = rotations.Dense(cast(NDArray[np.float64], rotation))
+    books = tuple(angle.codebook(level, b) for level, b in enumerate(bits, 1))
+    stages = polar_module.trace(polar_module.Quantizer(pi.d, books, pi, scale), x)
+    return {**stages, "angles": np.concatenate([stages[f"angles_{i}"] for i in range(1, len(bits) + 1)], axis=-1)}
+
+
+def rabitq(x: ArrayLike, bits: int, rotation: ArrayLike, scale: str, t: float | None) -> Stages:
+    """Every stage of RaBitQ, by the exact search if t is None."""
+    pi = rotations.Dense(cast(NDArray[np.float64], rotation))
+    if t is not None and abs(t / rabitq_module.fast_rescale(pi.d, bits) - 1) > 1e-11:
+        raise NotImplementedError("another t than that of fast_rescale")
+    return rabitq_module.trace(rabitq_module.Quantizer(pi, bits, scale, "exact" if t is None else "fast"), x)
+
+
+def attention(q: Reals, keys: Mapping[str, Any], values: Mapping[str, Any], options: Mapping[str, Any]) -> Stages:
+    """Every stage of attention from the codes of Algorithm 1."""
+
+    def part(given: Mapping[str, Any]) -> tuple[mse_module.Quantizer, mse_module.MSECode]:
+        pi = rotations.Dense(given["rotation"])
+        Q = mse_module.Quantizer(pi, codebooks.lloyd_max(pi.d, given["bits"]))
+        return Q, mse_module.MSECode(given["indices"], given["scales"], Q.fingerprint)
+
+    (Qk, k), (Qv, v) = part(keys), part(values)
+    mask, bias = options["mask"], options["bias"]
+    seen = attention_module.visible(q.shape[-2], k.indices.shape[-2], options["causal"], options["window"])
+    seen = seen if mask is None else seen & mask
+    shape = {"scale": options["scale"], "softcap": options["softcap"]}
+    logits = attention_module.logits(Qk, q, k, **shape, mask=bias)
+    hidden = np.where(seen, 0.0 if bias is None else bias, -np.inf)
+    return {
+        "scores": attention_module.logits(Qk, q, k, scale=1.0),
+        "logits": logits,
+        "visible": seen,
+        "weights": attention_module.softmax(np.where(seen, logits, np.asarray(-np.inf, dtype=logits.dtype))),
+        "output": attention_module.attend(Qk, Qv, q, k, v, **shape, mask=hidden),
+    }

@@ -26,6 +26,7 @@ __all__ = [
     "exactly",
     "hexadecimal",
     "hexadecimals",
+    "indices_of",
     "near",
     "record",
     "signs_of",
@@ -164,6 +165,11 @@ def code(expected: Floats, t: Floats, boundaries: Floats, bound: Floats, limit: 
         return None
 
     return rule
+
+
+def indices_of(value: Any, shape: tuple[int, ...]) -> Floats:
+    """Whole numbers of that shape; Wrong says what they are instead."""
+    return _array(value, shape, whole=True)
 
 
 def signs_of(expected: Floats, projection: Floats, bound: Floats) -> Rule:

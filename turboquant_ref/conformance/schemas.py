@@ -42,6 +42,13 @@ GIVEN: Schema = {
 DRAWN: Schema = {"seed": SEED, "stream": INTEGER, "n": INTEGER}
 VECTOR: Schema = {"x": SPECIALS, "query": NUMBERS}
 SKETCH: Schema = {"d": DIMENSION, "m": INTEGER, "sketchKind": KIND, "mu": NUMBER, "sketch": GIVEN}
+SCALE: Schema = {"enum": ["norm", "matched", "least_squares", "unbiased"]}
+BOOLEAN: Schema = {"type": "boolean"}
+BOOK: Schema = _closed({"centroids": NUMBERS, "boundaries": NUMBERS})
+TENSOR = _list(MATRIX)
+CODES: Schema = _closed(
+    {"bits": BITS, "rotation": GIVEN, "centroids": NUMBERS, "indices": _list(_list(INTEGERS)), "scales": MATRIX}
+)
 CODED: Schema = {"decoded": NUMBERS, "packed": HEX, "estimate": NUMBER}
 
 # type: (parameters, inputs, outputs), those of each that may be left out
@@ -89,7 +96,7 @@ TYPES: dict[str, dict[str, tuple[_Part, tuple[str, ...]]]] = {
                     "d": DIMENSION,
                     "bits": BITS,
                     "dtype": DTYPE,
-                    "scale": {"enum": ["norm", "matched", "least_squares", "unbiased"]},
+                    "scale": SCALE,
                     "scalars": SCALARS,
                     "rotation": GIVEN,
                     "centroids": NUMBERS,
@@ -137,6 +144,92 @@ TYPES: dict[str, dict[str, tuple[_Part, tuple[str, ...]]]] = {
                 },
             ),
             ("query", "packed", "rotated", "indices", "expectedResidual"),
+        )
+    },
+    "polar": {
+        "Polar": (
+            (
+                {
+                    "d": DIMENSION,
+                    "bits": _list(BITS),
+                    "dtype": DTYPE,
+                    "scale": {"enum": ["norm", "unbiased"]},
+                    "gain": NUMBER,
+                    "scalars": SCALARS,
+                    "rotation": GIVEN,
+                    "codebooks": _list(BOOK),
+                },
+                VECTOR,
+                {
+                    "norm": NUMBER,
+                    "unit": NUMBERS,
+                    "rotated": NUMBERS,
+                    "angles": NUMBERS,
+                    "radii": NUMBERS,
+                    "indices": INTEGERS,
+                    **CODED,
+                },
+            ),
+            ("query", "packed"),
+        )
+    },
+    "rabitq": {
+        "Rescale": (({"d": DIMENSION}, {"bits": BITS}, {"t": NUMBER}), ()),
+        "Rabitq": (
+            (
+                {
+                    "d": DIMENSION,
+                    "bits": BITS,
+                    "dtype": DTYPE,
+                    "scale": SCALE,
+                    "t": NUMBER,
+                    "bound": BOOLEAN,
+                    "scalars": SCALARS,
+                    "rotation": GIVEN,
+                },
+                VECTOR,
+                {
+                    "norm": NUMBER,
+                    "unit": NUMBERS,
+                    "rotated": NUMBERS,
+                    "indices": INTEGERS,
+                    "scale": NUMBER,
+                    "tangent": NUMBER,
+                    **CODED,
+                },
+            ),
+            ("query", "packed", "t", "tangent"),
+        ),
+    },
+    "attention": {
+        "Attention": (
+            (
+                {
+                    "d": DIMENSION,
+                    "dtype": DTYPE,
+                    "heads": INTEGER,
+                    "kvHeads": INTEGER,
+                    "keys": CODES,
+                    "values": CODES,
+                },
+                {
+                    "q": _list(_list(SPECIALS)),
+                    "scale": NUMBER,
+                    "softcap": NUMBER,
+                    "causal": BOOLEAN,
+                    "window": INTEGER,
+                    "mask": _list(_list({"enum": [0, 1]})),
+                    "bias": MATRIX,
+                },
+                {
+                    "scores": TENSOR,
+                    "logits": TENSOR,
+                    "visible": _list(_list({"enum": [0, 1]})),
+                    "weights": TENSOR,
+                    "output": TENSOR,
+                },
+            ),
+            ("softcap", "window", "mask", "bias"),
         )
     },
 }

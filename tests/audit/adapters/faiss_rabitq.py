@@ -1,0 +1,35 @@
+"""faiss-cpu 1.15.1: `IndexRaBitQ`, index_factory "RR{d},RaBitQ{bits}", C++.
+
+Claims: RaBitQ's unbiased estimate of inner products (the paper that the class names), 1 to 9 bits. That is the
+variant rabitq. The query is not quantized (qb = 0). Trained on ±e_1 … ±e_d, so that its centre is 0 and does not
+depend on the data; the random rotation is initialised with the seed. `inner_product` is `search`, of which each
+query's own score is taken. `sa_decode`, which uses the sign bits alone at every width, is not compared.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from ..search import own_scores
+
+claims = "rabitq"
+faiss.omp_set_num_threads(1)
+
+
+def _index(d, bits, seed):
+    index = faiss.index_factory(d, f"RR{d},RaBitQ{bits}", faiss.METRIC_INNER_PRODUCT)
+    index.train(np.concatenate([np.eye(d), -np.eye(d)]).astype(np.float32))
+    faiss.downcast_VectorTransform(index.chain.at(0)).init(seed)
+    return index
+
+
+def inner_product(x, y, bits, seed):
+    index = _index(x.shape[1], bits, seed)
+    index.add(np.ascontiguousarray(x, dtype=np.float32))
+    scores, rows = index.search(np.ascontiguousarray(y, dtype=np.float32), max(len(x), 1))
+    return own_scores(scores, rows)
+
+
+def stored_bytes(d, bits):
+    return _index(d, bits, 0).sa_code_size()
