@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("distortion", "slope", "across", "along")
 HEADS = ("D_mse", "slope", "d·Var at ρ = 0", "d·Var at ρ = 1")
 
-# papers.md D.2 (Monte Carlo of the specification): rows of (d, b), columns as below
+# paper notes D.2 (Monte Carlo of the specification): rows of (d, b), columns as below
 D2_COLUMNS = (
     ("prod", "across"), ("prod-orthogonal", "across"), ("rabitq", "across"), ("mse-unbiased", "across"),
     ("mse", "distortion"), ("mse-least_squares", "distortion"), ("rabitq-least_squares", "distortion"),
@@ -135,7 +135,7 @@ def markdown(rows: list[dict[str, Any]], verdict: dict[str, Any]) -> str:
             pair = " | ".join(cell(row, name) for name in ("one_hot", "constant"))
             lines.append(f"| {row['variant']} | {row['bits']} | {pair} |")
     found = {(row["d"], row["bits"], row["variant"]): row for row in rows}
-    lines += ["", "## papers.md D.2, reproduced: printed / exact or measured", ""]
+    lines += ["", "## paper notes D.2, reproduced: printed / exact or measured", ""]
     lines.append("| d, b | " + " | ".join(name for name, _ in D2_COLUMNS) + " |")
     lines.append("|---" * (1 + len(D2_COLUMNS)) + "|")
     for (d, bits), printed in D2.items():
@@ -146,7 +146,7 @@ def markdown(rows: list[dict[str, Any]], verdict: dict[str, Any]) -> str:
             cells.append(f"{value} / {number(row['measured'][figure]['value'] if exact is None else exact)}")
         lines.append(f"| {d}, {bits} | " + " | ".join(cells) + " |")
     polar = found[128, 4, "polar"]
-    lines += ["", f"PolarQuant at 3.875 bits (papers.md C: 0.0321): {cell(polar, 'distortion').replace(' | ', ', ')}."]
+    lines += ["", f"PolarQuant at 3.875 bits (paper notes C: 0.0321): {cell(polar, 'distortion').replace(' | ', ', ')}."]
     return "\n".join(lines) + "\n"
 
 

@@ -114,7 +114,7 @@ def through_transform(d, bits, numerator, k, denominator, power):
 
 
 def test_variance_has_the_k_of_the_spec():
-    """papers.md A.6: X = D² + k/d.  The printed .0783 (d = 1536, b = 3) is .07825, a rounding slip."""
+    """paper notes A.6: X = D² + k/d.  The printed .0783 (d = 1536, b = 3) is .07825, a rounding slip."""
     printed = {128: (0.0284, 0.1466, 0.0756, 0.0248), 1536: (0.0287, 0.1492, 0.0782, 0.0261)}
     for d, row in printed.items():
         assert tuple(round(d * variance(d, b), 4) for b in (1, 2, 3, 4)) == row

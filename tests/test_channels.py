@@ -182,7 +182,7 @@ def test_round_trip(data):
 
 
 def test_readings_of_two_and_a_half_bits():
-    """papers.md A.9; 101 and 125 bits are what log2 of C(128, 32) and C(128, 64) need."""
+    """paper notes A.9; 101 and 125 bits are what log2 of C(128, 32) and C(128, 64) need."""
     table = [(r.label, r.parts, r.nominal, r.float16, r.float32, r.mask) for r in channels.readings()]
     assert table == [
         ("2.5", ((32, 3), (96, 2)), 2.25, 2.5, 2.75, 101 / 128),
@@ -261,7 +261,7 @@ def test_what_a_split_buys():
 
 # --- erratum F.9: the released code's codebook of the wrong dimension
 
-F9 = {  # channels, bits -> D with the Gaussian codebook / sqrt(128), D with the right one; in papers.md the first
+F9 = {  # channels, bits -> D with the Gaussian codebook / sqrt(128), D with the right one; in paper notes the first
     (32, 3): (0.125636, 0.032261),  # is 0.1258
     (32, 4): (0.060158, 0.008774),  # 0.0608
     (96, 2): (0.122824, 0.115508),  # 0.1229

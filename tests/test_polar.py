@@ -134,7 +134,7 @@ def test_inverse_inverts(dtype, u):
 
 
 def test_the_printed_closed_form_of_the_inverse_is_off_by_one():
-    """Erratum (papers.md F.7): with 1-based i the printed floor(i / 2^l) and i mod 2^l do not invert."""
+    """Erratum (paper notes F.7): with 1-based i the printed floor(i / 2^l) and i mod 2^l do not invert."""
     x = np.random.default_rng(0).standard_normal(16)
     (r,), angles = polar.transform(x, 4)
     right = [closed_form_inverse(r, angles, i) for i in range(1, 17)]
@@ -152,7 +152,7 @@ def test_moments_of_the_angles(level, variance):
     psi, w = law.quadrature(*law.support)
     assert abs(w.sum() - 1) < 1e-14
     assert abs((w * psi).sum() - math.pi / 4) < 1e-14
-    assert abs((w * (psi - law.center) ** 2).sum() / variance - 1) < 5e-6  # the digits printed in papers.md C
+    assert abs((w * (psi - law.center) ** 2).sum() / variance - 1) < 5e-6  # the digits printed in paper notes C
 
 
 def test_variance_is_of_order_one_over_d():
@@ -256,7 +256,7 @@ def test_bad_level(level, error):
 # --- codebooks
 
 
-PRINTED = {  # papers.md C
+PRINTED = {  # paper notes C
     2: (0.309756, 0.633980, 0.936816, 1.261040),
     3: (0.426250, 0.674385, 0.896411, 1.144547),
     4: (0.524214, 0.705909, 0.864887, 1.046582),

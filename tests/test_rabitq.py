@@ -1,4 +1,4 @@
-"""RaBitQ: the search against brute force and the library's heap, and its laws against theory and papers.md D.2."""
+"""RaBitQ: the search against brute force and the library's heap, and its laws against theory and paper notes D.2."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_the_limit_of_large_d(bits):
 # --- the laws: uniform vectors are iid whatever Pi, so that here the vector is the unit of replication
 
 
-D2 = {  # papers.md D.2: d, bits -> d Var of the unbiased estimate at rho = 0, MSE of the reconstruction
+D2 = {  # paper notes D.2: d, bits -> d Var of the unbiased estimate at rho = 0, MSE of the reconstruction
     (128, 1): (0.569, 0.3605),
     (128, 2): (0.132, 0.1155),
     (128, 3): (0.0365, 0.0349),

@@ -44,7 +44,7 @@ def assert_close_to_printed(values, printed, units):
         )
 
 
-# --- papers.md A.6, A.7, A.8 --------------------------------------------------------------------------------------
+# --- paper notes A.6, A.7, A.8 --------------------------------------------------------------------------------------
 
 
 def test_bias_of_algorithm_1():
@@ -185,7 +185,7 @@ def test_rate_distortion_at_the_ends():
     assert theory.rate(None, 4**-3.5) == 3.5
 
 
-# --- A.12, D.2, field.md section 0 --------------------------------------------------------------------------------
+# --- A.12, D.2, field notes section 0 --------------------------------------------------------------------------------
 
 
 def test_crossover_with_gaussian_sketch():
@@ -488,7 +488,7 @@ def test_entropy_below_huffman_below_bits(d, bits):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: theory.moments("turbo", 8, 2), ValueError, "algorithm must be one of mse, qjl, prod, polar, got 'turbo'"),
+        (lambda: theory.moments("turbo", 8, 2), ValueError, "must be one of mse, qjl, prod, polar, got 'turbo'"),
         (lambda: theory.moments("mse", 8, 2, scale="best"), ValueError, "scale of mse must be one of norm, matched"),
         (lambda: theory.moments("mse", 8, 2, sketch="orthogonal"), ValueError, "sketch of mse must be one of gaussian"),
         (

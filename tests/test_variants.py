@@ -48,7 +48,7 @@ def test_exact_is_what_is_measured(name, d, bits):
 
 
 def test_what_has_no_closed_form_is_measured():
-    """RaBitQ: unbiased, surely so along x; close to EDEN's figures, papers.md D.2 at d = 128."""
+    """RaBitQ: unbiased, surely so along x; close to EDEN's figures, paper notes D.2 at d = 128."""
     for name, printed in (("rabitq", 0.0365), ("rabitq-least_squares", 0.0349)):
         exact = variants.find(name).exact(128, 3)
         assert exact.slope is exact.across is exact.along is exact.distortion is exact.excess is None
@@ -85,7 +85,7 @@ def test_polarquant_is_papers_md_c():
 
 
 def test_the_excess_of_published_tables():
-    """papers.md A.11 and field.md: percent, as many digits as printed."""
+    """paper notes A.11 and field notes: percent, as many digits as printed."""
     percent = [100 * variants.find("authors-mse").exact(128, b).excess for b in (1, 2, 3, 4)]
     assert [round(percent[0], 4), round(percent[1], 3), round(percent[2], 3), round(percent[3], 3)] == [
         0.0007, 0.004, 0.035, 0.081,
@@ -98,7 +98,7 @@ def test_the_excess_of_published_tables():
 
 
 def test_slopes_that_the_field_measured():
-    """field.md, d = 128, b = 2, 3, 4, standard errors up to 0.003."""
+    """field notes, d = 128, b = 2, 3, 4, standard errors up to 0.003."""
     for name, slopes in (
         ("authors-prod", (1.002, 1.000, 0.999)),
         ("faiss-tq", (0.6705, 0.8967, 0.9713)),
@@ -130,7 +130,7 @@ def test_one_hot_of_a_hadamard_matrix(d):
             assert exact.one_hot == pytest.approx((1 - math.sqrt(d) * c) ** 2, rel=1e-12)
         last, middle = book.centroids[-1], book.centroids[2 ** (bits - 1)]
         assert exact.constant == pytest.approx((1 - last) ** 2 + (d - 1) * middle**2, rel=1e-12)
-    # papers.md E: one round, d = 128, e_1
+    # paper notes E: one round, d = 128, e_1
     found = [variants.find("mse-one-hadamard").exact(128, b).one_hot for b in (1, 2, 3, 4)]
     assert [round(v, 3) for v in found] == [0.040, 0.255, 0.061, 0.004]
 
@@ -163,7 +163,7 @@ def test_wrong_dimension_is_papers_md_f9():
 
 
 def test_blocks_and_entropy_coded_sizes():
-    """papers.md E: blocks of 32 take 3.5 bits at D = 0.0323; section 3.1 for the entropy."""
+    """paper notes E: blocks of 32 take 3.5 bits at D = 0.0323; section 3.1 for the entropy."""
     found = variants.find("mse-blocks-32").exact(128, 3)
     assert (found.stored_bits, round(found.distortion, 4)) == (3.5, 0.0323)
     for name in ("mse-entropy", "mse-ecsq"):

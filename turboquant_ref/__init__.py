@@ -28,7 +28,7 @@ algorithms, each with setup, quantize, dequantize, inner_product, trace, pack, u
 storage
     `packing`   indices, signs and side scalars <-> bytes; ``conformance/SPEC.md`` is its normative description
     `entropy`   indices stored at their entropy, in blocks of rows (the remark at the end of section 3.1)
-    `container` a file of named arrays and metadata, checked and written atomically: what caches and indexes are saved in
+    `container` a file of named arrays and metadata, checked and written atomically: a saved cache or index
     `description` quantizers as plain data, and back
 evidence
     `measure`   the measured counterparts of `theory`, over independent draws, with intervals
