@@ -137,6 +137,13 @@ def right():
     return {case.id: dict(case.test["outputs"]) if case.valid else {"error": "refused"} for case in found}
 
 
+def group_of(name, right):
+    """The answers of the group of one case: the other groups are left out, which saves time."""
+    cases = golden.cases(name.rpartition("-")[0])
+    number = next(case.number for case in cases if case.id == name)
+    return {case.id: right[case.id] for case in cases if case.number == number}
+
+
 def judged(tmp_path, document):
     path = tmp_path / "responses.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
@@ -219,11 +226,12 @@ def test_files_that_cannot_be_read(tmp_path):
     ],
 )
 def test_a_wrong_answer_is_a_finding_with_its_place(right, tmp_path, answer, said):
+    few = group_of("mse-1", right)
     if isinstance(answer, dict) and answer.get("norm") == math.inf:
-        text = json.dumps({"responses": {**right, "mse-1": {"norm": "HUGE"}}}).replace('"HUGE"', "1e999")
-        wrong = [f for f in judged(tmp_path, text) if not f.passed]
+        text = json.dumps({"responses": {**few, "mse-1": {"norm": "HUGE"}}}).replace('"HUGE"', "1e999")
+        wrong = [f for f in judged(tmp_path, text) if f.passed is False]
     else:
-        wrong = [f for f in judged(tmp_path, {"responses": {**right, "mse-1": answer}}) if not f.passed]
+        wrong = [f for f in judged(tmp_path, {"responses": {**few, "mse-1": answer}}) if f.passed is False]
     assert [f.case for f in wrong] == ["mse-1"]
     assert said in wrong[0].detail, wrong[0].detail
 
@@ -232,8 +240,9 @@ def test_what_is_left_out(right, tmp_path):
     """A group may be left out whole; a single case of it may not, nor may there be a case that nobody asked."""
     found = {f.passed for f in judged(tmp_path, {"responses": {}})}
     assert found == {None}
-    some = {k: v for k, v in right.items() if k not in ("mse-2", "prod-5")}
-    wrong = [f for f in judged(tmp_path, {"responses": {**some, "mse-0": {}}}) if not f.passed]
+    some = {**group_of("mse-2", right), **group_of("prod-5", right), "mse-0": {}}
+    some = {k: v for k, v in some.items() if k not in ("mse-2", "prod-5")}
+    wrong = [f for f in judged(tmp_path, {"responses": some}) if f.passed is False]
     assert [f.case for f in wrong] == ["mse-2", "prod-5", ""]
     assert "has no 'mse-2'" in wrong[0].detail
     assert "'mse-0'" in wrong[2].detail
@@ -242,8 +251,9 @@ def test_what_is_left_out(right, tmp_path):
 def test_what_must_be_refused(right, tmp_path):
     invalid = next(case.id for case in golden.cases("mse") if not case.valid)
     unpackable = next(case for case in golden.cases("mse") if case.valid and "packed" not in case.test["outputs"])
-    answers = {**right, invalid: {"norm": 1.0}, unpackable.id: {**unpackable.test["outputs"], "packed": "00"}}
-    wrong = {f.case: f.detail for f in judged(tmp_path, {"responses": answers}) if not f.passed}
+    answers = {**group_of(invalid, right), **group_of(unpackable.id, right)}
+    answers |= {invalid: {"norm": 1.0}, unpackable.id: {**unpackable.test["outputs"], "packed": "00"}}
+    wrong = {f.case: f.detail for f in judged(tmp_path, {"responses": answers}) if f.passed is False}
     assert set(wrong) == {invalid, unpackable.id}
     assert "must be refused" in wrong[invalid]
     assert "normal range" in wrong[unpackable.id]
@@ -266,3 +276,26 @@ def test_another_choice_near_a_boundary_is_followed():
     assert judge(case, both).check == "mse.decoded"
     x = given.rotation(case.group["rotation"], case.group["d"]).inverse(centroids[index]) * case.test["outputs"]["norm"]
     assert judge(case, {"indices": index, "decoded": x}).passed
+
+
+def test_either_side_of_the_circle_and_either_parallel_point_are_right():
+    """An angle just below 2 pi is in the last cell and in the first; a parallel grid point has the same cosine."""
+    around = [c for c in golden.cases("polar") if c.test["comment"] == "just below the axis"]
+    assert {c.dtype for c in around} == {"float32", "float64"}
+    for case in around:
+        index = np.array(case.test["outputs"]["indices"])
+        first = 2 ** case.group["bits"][0] - 1 - index[0]
+        assert {first, index[0]} == {0, 3}
+        assert judge(case, {"indices": [first, *index[1:]]}).passed
+        assert judge(case, {"indices": [1, *index[1:]]}).check == "polar.indices"
+    parallel = [c for c in golden.cases("rabitq") if {"Constant", "ParallelGrid"} <= set(c.flags)]
+    for case in parallel:
+        out, top = case.test["outputs"], 2 ** case.group["bits"] - 1
+        inner = np.array(out["indices"])
+        assert case.test["result"] == "acceptable"
+        assert set(inner) == {top // 2, top // 2 + 1}  # the smallest t
+        outer = np.where(inner > top // 2, top, 0)
+        assert judge(case, {"indices": outer, "scale": out["scale"] / top, "decoded": out["decoded"]}).passed
+        assert judge(case, {"indices": outer, "scale": out["scale"]}).check == "rabitq.scale"
+        assert judge(case, {"indices": [outer[0], *inner[1:]]}).check == "rabitq.indices"
+    assert len(parallel) == 4

@@ -220,7 +220,7 @@ def test_the_reference_passes_levels_0_and_1():
     assert {f.level for f in findings} == {0, 1}
 
 
-@pytest.mark.parametrize("name", (*ALGORITHMS, *SIBLINGS))
+@pytest.mark.parametrize("name", [*ALGORITHMS, *SIBLINGS])
 def test_bounds_are_not_vacuous(name):
     """A stage whose largest entry is off by 1 % (float32) or 2e-11 (float64) is the verdict, up to d = 128 and 5 bits.
 
@@ -233,12 +233,14 @@ def test_bounds_are_not_vacuous(name):
             case.valid
             and case.level
             and np.max(case.group.get("bits", 1)) <= 5
-            and not {"Denormal", "ZeroVector"} & set(case.flags)
+            and not {"Denormal", "ZeroVector", "SoftmaxOverflow"} & set(case.flags)
         ):
             for stage in FLOATS & set(case.test["outputs"]) - {"estimate"}:
                 value = golden.reals(case.test["outputs"][stage])
                 moved = np.atleast_1d(value.copy())
                 at = int(np.argmax(np.abs(moved)))
+                if moved.flat[at] == 0:  # the angles of an axis
+                    continue
                 moved.flat[at] *= 1 + off[case.dtype]
                 finding = judge(case, {**case.test["outputs"], stage: moved.reshape(value.shape)})
                 assert finding.passed is False, (case.id, stage)
@@ -551,7 +553,6 @@ PLANTED = [
         "PolarPairs",
     ),
     ("polar", "np.where(psi < 0, psi + x.dtype.type(TURN), psi)", "psi", "polar.angles", "AngleWrap"),
-    ("polar", "psi = np.where(r > 0, psi, 0)", "psi = psi", "polar.angles", "ZeroBlock"),
     ("polar", "np.arctan2(second, first)", "np.arctan2(first, second)", "polar.angles", "Tie"),
     ("polar", "norm[:, None] * np.minimum(r, 1)", "np.minimum(r, 1)", "polar.radii", "Radii"),
     ("polar", 'psi, side="right"', 'psi, side="left"', "polar.indices", "Tie"),
@@ -565,7 +566,6 @@ PLANTED = [
         "Typical",
     ),
     ("polar", 'gain if scale == "unbiased" else 1', "1", "polar.decoded", "PolarGain"),
-    ("polar", "for theta in thetas[::-1]", "for theta in thetas[::-1][:0] + thetas[::-1]", "polar.decoded", ""),
     (
         "polar",
         "[y * np.cos(theta), y * np.sin(theta)]",
@@ -620,7 +620,6 @@ PLANTED = [
     ),
     ("attention", "e / np.where(total > 0, total, 1)", "e / total", "attention.weights", "NoVisibleKey"),
     ("attention", ' or options["softcap"] == 0', "", "attention", "SoftCap"),
-    ("attention", " or len(q) % len(k)", "", "attention", "HeadOrder"),
 ]
 
 
@@ -640,6 +639,27 @@ def port(source):
 
 def test_an_independent_port_passes():
     assert [f for f in deterministic.check(port(PORT)) if not f.passed] == []
+
+
+@pytest.mark.parametrize("name", [*ALGORITHMS, *SIBLINGS])
+def test_a_port_that_computes_in_float64_passes(name):
+    """What was asked in float32 may be computed wider: other roundings, the same verdict."""
+    found = getattr(port(PORT), name)
+
+    def wider(x, *rest):
+        wide = [
+            {k: v.astype(np.float64) if getattr(v, "dtype", None) == np.float32 else v for k, v in r.items()}
+            if isinstance(r, dict)
+            else r
+            for r in rest
+        ]
+        stages = found(x.astype(np.float64), *wide)
+        with np.errstate(over="ignore"):
+            if "norm" in stages and np.isinf(stages["norm"].astype(x.dtype)).any():
+                raise ValueError("too long")
+        return stages
+
+    assert [f for f in deterministic.check(types.SimpleNamespace(**{name: wider}), [name]) if f.passed is False] == []
 
 
 @pytest.mark.parametrize(("asked", "old", "new", "check", "flag"), PLANTED, ids=lambda v: None)

@@ -355,6 +355,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < groups->count; i++) {
         const Json *g = &groups->items[i], *asked = need(g, "requests"), *dtype = get(g, "dtype");
         if (is(g, "type", "Table") || is(g, "type", "Gaussians") || is(g, "type", "Haar")) continue;
+        if (is(g, "algorithm", "polar") || is(g, "algorithm", "rabitq") || is(g, "algorithm", "attention")) continue;
         if (is(g, "type", "Scalars") && !is(g, "scalars", "float32") && !is(g, "scalars", "float64")) continue;
         single = dtype && !strcmp(dtype->text, "float32");
         for (int j = 0; j < asked->count; j++) respond(g, &asked->items[j]);

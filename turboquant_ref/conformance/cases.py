@@ -201,7 +201,7 @@ def _mse() -> list[Group]:
             groups.append(group(d, b, dtype, seed_given(SEEDS[d % 4]), inputs_of(d, dtype, words)))
     groups.append(group(128, 3, "float64", seed_given(0), inputs_of(128, "float64", "typical two constant")))
     groups.append(group(128, 4, "float32", seed_given(SEEDS[3]), inputs_of(128, "float32", "other"), "unbiased"))
-    groups.append(group(192, 4, "float32", seed_given(7), inputs_of(192, "float32", "typical")))
+    groups.append(group(192, 4, "float32", seed_given(4), inputs_of(192, "float32", "typical")))
     return groups
 
 

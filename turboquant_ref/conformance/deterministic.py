@@ -65,7 +65,7 @@ def _attention(case: Case) -> tuple[Any, ...]:
         pi = given.matrix(given.rotation(part["rotation"], g["d"]))
         return {"indices": indices, "scales": scales, "bits": part["bits"], "rotation": pi}
 
-    options = {"scale": inputs["scale"], "causal": inputs["causal"]}
+    options = {"scale": inputs["scale"], "causal": bool(inputs["causal"])}
     options |= {name: inputs.get(name) for name in ("softcap", "window")}
     options["mask"] = np.asarray(inputs["mask"], dtype=bool) if "mask" in inputs else None
     options["bias"] = rows(inputs["bias"], case.dtype) if "bias" in inputs else None

@@ -109,7 +109,7 @@ def _polar(g: Mapping[str, Any], x: Any, y: Any) -> dict[str, Any]:
 
 def _rabitq(g: Mapping[str, Any], x: Any, y: Any) -> dict[str, Any]:
     rescale = "fast" if "t" in g else "exact"
-    Q = rabitq.Quantizer(given.rotation(g["rotation"], g["d"]), g["bits"], g["scale"], rescale, g["bound"])
+    Q = rabitq.Quantizer(given.rotation(g["rotation"], g["d"]), g["bits"], g["scale"], rescale, bool(g["bound"]))
     steps = rabitq.trace(Q, x)
     out = {k: _row(steps[k]) for k in ("norm", "unit", "rotated")}
     out |= {"indices": steps["indices"].tolist(), "scale": _row(steps["scale"])}
@@ -134,7 +134,7 @@ def _attention(g: Mapping[str, Any], inputs: Mapping[str, Any], dtype: str) -> d
     q, n_keys = rows(inputs["q"], dtype), keys.indices.shape[1]
     scale, softcap, bias = inputs["scale"], inputs.get("softcap"), inputs.get("bias")
     mask = np.asarray(inputs.get("mask", 1), dtype=bool)
-    seen = attention.visible(q.shape[1], n_keys, inputs["causal"], inputs.get("window")) & mask
+    seen = attention.visible(q.shape[1], n_keys, bool(inputs["causal"]), inputs.get("window")) & mask
     scores = attention.logits(Qk, q, keys, scale=1.0)
     logits = attention.logits(Qk, q, keys, scale=scale, softcap=softcap, mask=bias)
     both = np.where(seen, 0.0 if bias is None else reals(bias), -np.inf)

@@ -95,7 +95,10 @@ class Case:
 
 def reals(values: Any) -> NDArray[np.float64]:
     """The numbers of a file as an array, the texts "NaN", "Infinity" and "-Infinity" among them."""
-    return np.asarray(values, dtype=object).astype(np.float64)
+    found = np.asarray(values)
+    if found.dtype.kind not in "iuf":
+        found = np.asarray(values, dtype=object)
+    return np.asarray(found, dtype=np.float64)
 
 
 def rows(values: Any, dtype: str) -> NDArray[np.floating[Any]]:

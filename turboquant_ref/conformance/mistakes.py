@@ -22,7 +22,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import alignment, signature, sphere, theory, variants
+from .. import alignment, codebook, signature, sphere, theory, variants
 from .statistics import Claim
 from .tables import DECODERS, TABLES, Table, exact
 
@@ -142,6 +142,20 @@ def _with_gain(
         return replace(right, gain=gain(d, root), sketch=sketch or right.sketch).moments()
 
     return moments
+
+
+def _residual_left_out(claim: Claim, d: int, bits: int, inputs: str) -> theory.Moments | None:
+    """The constant 1 in the place of ||r||."""
+    if claim.algorithm != "prod":
+        return None
+    book = codebook.lloyd_max(d, bits - 1)
+    return theory.of_two_stages(d, book, right_stages(claim, d, bits, inputs).sketch, 1.0)
+
+
+def _residual_twice(claim: Claim, d: int, bits: int, inputs: str) -> theory.Moments | None:
+    """||r||² for ||r||: a gain of ||r||, whose own variance is left out, and is not small in few dimensions."""
+    found = _with_gain(lambda d, root: root)(claim, d, bits, inputs)
+    return found if found is None or d >= 64 else replace(found, along=math.nan, across=math.nan)
 
 
 def _with_bits(more: int, algorithm: str) -> Callable[[Claim, int, int, str], theory.Moments | None]:
@@ -283,12 +297,12 @@ MISTAKES: tuple[Mistake, ...] = (
     Mistake(
         "residual norm left out",
         "the QJL term must be multiplied by ||r||, relative to ||x||",
-        _with_gain(lambda d, root: 1 / root),
+        _residual_left_out,
     ),
     Mistake(
         "residual norm multiplied twice",
         "the QJL term must be multiplied by ||r|| once",
-        _with_gain(lambda d, root: root),
+        _residual_twice,
     ),
     Mistake(
         "sketch of x, not of the residual", "the signs must be those of S r, r = x - x̂ of the first stage", _sketch_of_x

@@ -98,7 +98,7 @@ def _rabitq() -> list[Group]:
         marked = mark(
             tests, "GridOffset", search, "ScaleRule" if scale != "unbiased" else "", "Tangent" if bound else ""
         )
-        shared = {"d": d, "bits": bits, "dtype": dtype, "scale": scale, **t, "bound": bound, "scalars": scalars}
+        shared = {"d": d, "bits": bits, "dtype": dtype, "scale": scale, **t, "bound": int(bound), "scalars": scalars}
         return {"type": "Rabitq", **shared, "rotation": pi, "tests": mark(marked, kind_of_dimension(d))}
 
     groups = []
@@ -153,17 +153,17 @@ def _attention() -> list[Group]:
     groups = []
     for dtype in DTYPES:
         root = 1 / math.sqrt(8)
-        q: dict[str, Any] = {"q": queries(8, 4, 2), "scale": root, "causal": False}
+        q: dict[str, Any] = {"q": queries(8, 4, 2), "scale": root, "causal": 0}
         tests = [
             asked("all keys", "Typical LogitScale", **q),
             asked("another scale", "LogitScale", **{**q, "scale": 1.5}),
             asked("a soft cap", "SoftCap", **{**q, "scale": 2.0}, softcap=1.5),
-            asked("causal: two queries at positions 3 and 4", "CausalOffset", **{**q, "causal": True}),
-            asked("a causal window of 2", "Window CausalOffset", **{**q, "causal": True}, window=2),
+            asked("causal: two queries at positions 3 and 4", "CausalOffset", **{**q, "causal": 1}),
+            asked("a causal window of 2", "Window CausalOffset", **{**q, "causal": 1}, window=2),
             asked("a window of 2, ahead too", "Window", **q, window=2),
             asked("a mask", "Mask", **q, mask=hidden),
             asked("a bias", "Mask", **q, bias=bias),
-            asked("all of them", "SoftCap Mask Window", **{**q, "causal": True}, softcap=0.5, window=4, bias=bias),
+            asked("all of them", "SoftCap Mask Window", **{**q, "causal": 1}, softcap=0.5, window=4, bias=bias),
             asked("huge logits", "SoftmaxOverflow", **{**q, "scale": 3000.0}),
         ]
         if dtype == "float32":
@@ -176,10 +176,10 @@ def _attention() -> list[Group]:
         tests.append(asked("a soft cap of 0", "SoftCap", "invalid", **q, softcap=0.0))
         tests.append(asked("a window of 0", "Window", "invalid", **q, window=0))
         groups.append(group(8, 4, 2, 5, (3, 2), dtype, tests))
-        q = {"q": queries(7, 2, 3), "scale": 0.25, "causal": True}
+        q = {"q": queries(7, 2, 3), "scale": 0.25, "causal": 1}
         tests = [asked("three queries, two keys", "NoVisibleKey CausalOffset", **q)]
         groups.append(group(7, 2, 1, 2, (4, 4), dtype, tests))
-    q = {"q": queries(48, 2, 1), "scale": 0.125, "causal": True}
+    q = {"q": queries(48, 2, 1), "scale": 0.125, "causal": 1}
     groups.append(group(48, 2, 2, 3, (2, 3), "float64", [asked("a decoding step", "CausalOffset LogitScale", **q)]))
     return groups
 

@@ -52,7 +52,7 @@ def _tree(z: Floats, off: Floats, levels: int, u: float) -> tuple[list[Floats], 
     return bounds, z, off
 
 
-def _around(off: Floats, expected: Floats, circle: NDArray[np.bool_]) -> Rule:
+def _around(off: Floats, expected: Floats, circle: NDArray[np.bool_], dtype: str) -> Rule:
     """Angles: on the circle of level 1 the short way round counts."""
 
     def rule(value: Any) -> str | None:
@@ -60,7 +60,7 @@ def _around(off: Floats, expected: Floats, circle: NDArray[np.bool_]) -> Rule:
         if a.shape == expected.shape and a.dtype.kind in "iuf":
             turns = np.rint((np.where(np.isfinite(a), a, 0) - expected) / TURN)
             value = np.where(circle & (np.abs(a - expected) > off), a - turns * TURN, a)
-            beyond = np.flatnonzero(circle & ((a < 0) | (a > float(np.float32(TURN)))))
+            beyond = np.flatnonzero(circle & ((a < 0) | (a > float(np.dtype(dtype).type(TURN)))))
             if beyond.size:
                 return f"[{beyond[0]}] is {float(a[beyond[0]])!r}, expected an angle from 0 to 2 pi"
         return close(expected, off)(value)
@@ -108,7 +108,8 @@ def polar(case: Case, T: Terms, answers: Answers) -> Iterator[tuple[str, Rule]]:
     cuts = np.cumsum(counts)[:-1]
     off_psi, r, off_r = _tree(z, T.rotation_bound(reals(out["unit"])), len(counts), T.u)
     off = np.concatenate(off_psi)
-    yield "angles", _around(off, psi, np.arange(len(psi)) < counts[0])
+    rounded = 2 * gamma(4, T.u) * TURN * (psi != 0)  # on an axis too: a multiple of pi/2 is a rounded number
+    yield "angles", _around(off + rounded, psi, np.arange(len(psi)) < counts[0], case.dtype)
     radii = reals(out["radii"])
     off_radii = norm * (off_r + (T.relative + T.twice(2)) * r) + tiny * (r + off_r > 0)
     yield "radii", close(radii, off_radii)

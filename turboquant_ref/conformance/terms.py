@@ -149,10 +149,11 @@ def scaled(
     side = [(scale, off_scale * scale + tiny)]
     if "tangent" in out:  # the length of q / <q, z> - z
         w = q / zq
-        tangent = float(out["tangent"]) if same or not norm else max(float(np.linalg.norm(w - z)), TANGENT)
-        terms = np.abs(w) + np.abs(z)
-        off = off_z + (off_zq + T.twice(4)) * np.abs(w) + T.twice(2) * terms
-        side.append((tangent, (float(np.linalg.norm(off)) + relative * tangent) * bool(norm)))
+        far = float(np.linalg.norm(w - z))
+        tangent = float(out["tangent"]) if same or not norm else max(far, TANGENT)
+        off = float(np.linalg.norm(off_z + (off_zq + T.twice(4)) * np.abs(w) + T.twice(2) * (np.abs(w) + np.abs(z))))
+        sure = not norm or far + off < TANGENT  # it is the least, exactly
+        side.append((tangent, 0.0 if sure else off + relative * tangent))
         yield "tangent", near(*side[1])
     v = T.pi.T @ q
     off_v = T.product(T.pi.T, T.pi_structured, q, T.slack * np.abs(q))

@@ -86,7 +86,7 @@ def run(
     """
     start, plan = time.perf_counter(), plan or Plan()
     findings: list[Finding] = []
-    asked = [f for f in deterministic.FUNCTIONS if (1 if f in ("mse", "qjl", "prod") else 0) in levels]
+    asked = [f for f in deterministic.FUNCTIONS if deterministic.LEVEL[f] in levels]
     findings += deterministic.check(subject, asked)
     if 2 in levels:
         for function in ("roundtrip", "inner_product", "rotation", "codebook", "stored_bytes"):
