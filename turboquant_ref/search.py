@@ -99,13 +99,9 @@ class Index:
     @property
     def bytes_per_vector(self) -> int:
         """Bytes of one vector in a file, and in the reference's memory: packed code, 8-byte id, norm, what is kept."""
-        kept = 0
-        if self._second is not None:
-            kept = self._second.bytes_per_vector(self.scalars)
-        elif self.keep is not None:
-            kept = self.d * np.dtype(self.keep).itemsize
-        norm = self._norm_dtype.itemsize if self._norm_dtype else 0
-        return int(self.Q.bytes_per_vector(self.scalars)) + 8 + norm + kept
+        codes = [int(Q.bytes_per_vector(self.scalars)) for Q in (self.Q, self._second) if Q is not None]
+        kept = self.d * np.dtype(self.keep).itemsize if isinstance(self.keep, str) else 0
+        return sum(codes) + 8 + (self._norm_dtype.itemsize if self._norm_dtype else 0) + kept
 
     def reset(self) -> None:
         """Remove everything; default ids begin at 0 again."""

@@ -91,7 +91,7 @@ def judge(
     """The verdict on it; or why it cannot be loaded."""
     with _importable(adapter, packages):
         try:
-            subject = open_subject(adapter.spec, 120.0)
+            subject = open_subject(adapter.spec)
         except CallFailed as error:
             return str(error)
         with subject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,15 @@ def read() -> dict[str, dict[str, object]]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def _one_line(found: re.Match[str]) -> str:
+    return "{" + re.sub(r"\n {4}", " ", found[1]) + "}"
+
+
 def write(name: str, record: dict[str, object]) -> None:
     """Replace one entry; those of adapters that are no more go."""
     records = {n: r for n, r in {**read(), name: record}.items() if n in [a.name for a in adapters()]}
     text = json.dumps(dict(sorted(records.items())), indent=1, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\{\n {4}([^{}]*)\n {3}\}", _one_line, text)
     (HERE / "audit.json").write_text(text + "\n")
 
 

@@ -132,7 +132,7 @@ def _word(findings: list[Record]) -> str:
     """One cell for the same check of both functions, or of several dimensions."""
     passed = [f["passed"] for f in findings]
     if not passed:
-        return ""
+        return "not run"
     if False in passed:
         return "**fails**"
     return "ok" if True in passed else "–"

@@ -153,9 +153,9 @@ def _residual_left_out(claim: Claim, d: int, bits: int, inputs: str) -> theory.M
 
 
 def _residual_twice(claim: Claim, d: int, bits: int, inputs: str) -> theory.Moments | None:
-    """||r||² for ||r||: a gain of ||r||, whose own variance is left out, and is not small in few dimensions."""
+    """||r||² for ||r||: a gain of ||r||, whose own variance counts along x, and everywhere in few dimensions."""
     found = _with_gain(lambda d, root: root)(claim, d, bits, inputs)
-    return found if found is None or d >= 64 else replace(found, along=math.nan, across=math.nan)
+    return found and replace(found, along=math.nan, across=found.across if d >= 64 else math.nan)
 
 
 def _with_bits(more: int, algorithm: str) -> Callable[[Claim, int, int, str], theory.Moments | None]:
