@@ -146,7 +146,8 @@ def markdown(rows: list[dict[str, Any]], verdict: dict[str, Any]) -> str:
             cells.append(f"{value} / {number(row['measured'][figure]['value'] if exact is None else exact)}")
         lines.append(f"| {d}, {bits} | " + " | ".join(cells) + " |")
     polar = found[128, 4, "polar"]
-    lines += ["", f"PolarQuant at 3.875 bits (paper notes C: 0.0321): {cell(polar, 'distortion').replace(' | ', ', ')}."]
+    figures = cell(polar, "distortion").replace(" | ", ", ")
+    lines += ["", f"PolarQuant at 3.875 bits (paper notes C: 0.0321): {figures}."]
     return "\n".join(lines) + "\n"
 
 

@@ -389,8 +389,10 @@ def _judge(
         if math.isnan(exact):
             yield Figure(2, name, None, f"{estimate.value:.6g}; no exact value is known for {claim.name}")
             continue
-        # rounding of a float32 port: what no interval over draws can be narrower than
-        agrees = abs(estimate.value - exact) <= max(estimate.half_width, 1e-6 * abs(exact))
+        # rounding of a float32 port, two sums of d terms: what no interval over draws can be narrower than, and the
+        # d·Var of an estimate that is exact but for it
+        rounding = d * (2 * d * 2.0**-24) ** 2
+        agrees = abs(estimate.value - exact) <= max(estimate.half_width, 1e-6 * abs(exact), rounding)
         limit = exact
         said = f"claimed {exact:.6g} ({claim.name})"
         if inputs in SPECIAL:
