@@ -70,7 +70,7 @@ def theirs(name: str, rotated: bool = True) -> Callable[..., tuple[int, Any]]:
         x, y = ((a @ Pi.T).astype(np.float32) if rotated else a for a in (x, y))
         index = faiss.index_factory(x.shape[1], name, faiss.METRIC_INNER_PRODUCT)
         if hasattr(index, "pq"):
-            index.pq.cp.min_points_per_centroid = 1  # no warning for the small sample
+            index.pq.cp.min_points_per_centroid, index.pq.cp.niter = 1, 10  # a small sample; 25 by default
         index.train(x)
         index.add(x)
         return index.sa_code_size(), index.search(y, max(KS))[1]

@@ -19,11 +19,11 @@ from turboquant_ref import codebook, rotation, theory
 from turboquant_ref.conformance import (
     diagnosis,
     edges,
-    inputs,
     mistakes,
     reference,
     report,
     statistics,
+    stimuli,
     subject,
     verdict,
     worker,
@@ -165,12 +165,12 @@ def test_intervals_grow_when_a_port_is_slow() -> None:
 def test_the_inputs_are_what_they_are_called() -> None:
     rng = np.random.default_rng(0)
     for name, count in (("one-hot", 1), ("two-hot", 2), ("4-sparse", 4)):
-        x = inputs.special(name, 10, 16, rng)
+        x = stimuli.special(name, 10, 16, rng)
         np.testing.assert_array_equal((x != 0).sum(1), count)
-    constant = inputs.special("constant", 12, 16, rng)
+    constant = stimuli.special("constant", 12, 16, rng)
     np.testing.assert_array_equal(np.abs(constant), 0.25)
-    x, rho = inputs.unit(50, 16, rng), np.linspace(-1, 1, 50)
-    y = inputs.queries(x, rho, rng)
+    x, rho = stimuli.unit(50, 16, rng), np.linspace(-1, 1, 50)
+    y = stimuli.queries(x, rho, rng)
     np.testing.assert_allclose((x * y).sum(1), rho, atol=1e-6, rtol=0)  # x is exact in float32, of norm 1 to 1e-7
 
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from .finding import Finding
 from .mistakes import predictions
-from .statistics import SPECIAL, Claim, Figure, of_moments
+from .statistics import Claim, Figure, of_moments
+from .stimuli import SPECIAL
 from .tables import TABLES, exact
 
 __all__ = ["CAUSES", "Diagnosis", "diagnose"]

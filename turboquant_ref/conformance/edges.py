@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .finding import Finding
-from .statistics import Plan, rows_of, unit
+from .statistics import Plan, rows_of
+from .stimuli import unit
 from .subject import CallFailed, Subject
 
 __all__ = ["DECADES", "check"]

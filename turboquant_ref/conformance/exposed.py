@@ -13,7 +13,8 @@ from .. import codebook as codebooks
 from .. import sphere, theory
 from ..measure import Estimate
 from .finding import Finding
-from .statistics import POWER, Claim, Figure, Plan, claims_of, rows_of, special
+from .statistics import POWER, Claim, Figure, Plan, claims_of, rows_of
+from .stimuli import special
 from .subject import CallFailed, Subject
 
 __all__ = ["TABLE", "check", "compare_codebooks"]

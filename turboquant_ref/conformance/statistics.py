@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from .. import theory, variants
 from ..measure import Estimate
 from .finding import Finding
+from .stimuli import SPECIAL, queries, special, unit
 from .subject import CallFailed, Subject
 
 __all__ = ["FALSE_ALARM", "Claim", "Figure", "Plan", "check", "claims_of"]
@@ -38,7 +39,6 @@ Floats = NDArray[np.float64]
 
 FALSE_ALARM = 1e-6
 SKEWNESS = 10.0
-SPECIAL = ("one-hot", "two-hot", "4-sparse", "constant")
 DEFAULT_CLAIMS = {"roundtrip": ("mse",), "inner_product": ("prod", "prod-orthogonal")}
 POWER = 0.99
 
@@ -197,35 +197,6 @@ def claims_of(subject: Subject) -> dict[str, tuple[Claim, ...]]:
         found = variants.named([str(name)] if name is not None else list(default))
         chosen[function] = tuple(Claim(v.name) for v in found)
     return chosen
-
-
-# ------------------------------------------------------------------------------------------------------ the inputs
-
-
-def unit(n: int, d: int, rng: np.random.Generator) -> Floats:
-    """Uniform on the sphere, and exact in float32, so that a port in float32 is given the same numbers."""
-    x = rng.standard_normal((n, d))
-    return np.asarray((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), dtype=np.float64)
-
-
-def special(inputs: str, n: int, d: int, rng: np.random.Generator) -> Floats:
-    """n rows of a kind that a rotation which is not random enough leaves concentrated."""
-    if inputs == "constant":  # ±1/√d: all equal, then alternating in runs of 1, 2, 4, …: rows of a Hadamard matrix
-        runs = [np.where(np.arange(d) // 2 ** (k % 6 - 1) % 2, -1.0, 1.0) if k % 6 else np.ones(d) for k in range(n)]
-        return np.asarray(np.array(runs) * rng.choice([-1.0, 1.0], (n, 1)) / math.sqrt(d))
-    k = {"one-hot": 1, "two-hot": 2, "4-sparse": 4}[inputs]
-    x = np.zeros((n, d))
-    where = rng.random((n, d)).argpartition(k, axis=1)[:, :k] if k < d else np.tile(np.arange(d), (n, 1))
-    np.put_along_axis(x, where, rng.choice([-1.0, 1.0], where.shape) / math.sqrt(where.shape[1]), axis=1)
-    return x
-
-
-def queries(x: Floats, rho: Floats, rng: np.random.Generator) -> Floats:
-    """For each unit row of x a unit y with <x, y> = rho."""
-    w = rng.standard_normal(x.shape)
-    w -= (w * x).sum(1, keepdims=True) * x
-    w /= np.linalg.norm(w, axis=1, keepdims=True)
-    return np.asarray(rho[:, None] * x + np.sqrt(1 - rho[:, None] ** 2) * w)
 
 
 def rows_of(answer: Any, shape: tuple[int, ...]) -> Floats:
