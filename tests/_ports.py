@@ -170,7 +170,7 @@ def _table_named(name):
 B, I = "roundtrip", "inner_product"
 
 PLANTED = [
-    # field.md 2a, in its order
+    # the failure modes found in the wild, the most frequent first
     (
         _mutant("qjl_scaled_twice", I, constant=_scalar(lambda d: math.sqrt(math.pi / 2) / d / math.sqrt(d))),
         "QJL term divided by √d once too often",

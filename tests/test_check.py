@@ -107,7 +107,7 @@ def test_two_mistakes_at_once_are_both_named() -> None:
 
 @pytest.mark.parametrize("bits", [2, 3])
 def test_double_scaling_has_the_published_slope(bits) -> None:
-    """field.md: slope = 1 - D(b-1)(1 - 1/√d); 0.671 and 0.895 were measured at d = 128, b = 2 and 3."""
+    """Known from an audit: slope = 1 - D(b-1)(1 - 1/√d); 0.671 and 0.895 were measured at d = 128, b = 2 and 3."""
     found = {m.name: v for m, v in mistakes.predictions(statistics.Claim("prod"), 128, bits, "random")}
     slope = found["QJL term divided by √d once too often"].slope
     assert slope == pytest.approx(1 - theory.mse(128, bits - 1) * (1 - 128**-0.5), abs=1e-12)
@@ -115,7 +115,7 @@ def test_double_scaling_has_the_published_slope(bits) -> None:
 
 
 def test_a_single_hadamard_round_has_the_published_distortion() -> None:
-    """field.md: one-hot 0.249 at b = 2, d = 128, with the table of d + 1; DC 0.771 at b = 3, matched."""
+    """Known from an audit: one-hot 0.249 at b = 2, d = 128, with the table of d + 1; DC 0.771 at b = 3, matched."""
     found = {m.name: v for m, v in mistakes.predictions(statistics.Claim("mse"), 128, 2, "one-hot")}
     right, theirs = ((1 - math.sqrt(128) * codebook.lloyd_max(d, 2).centroids[-1]) ** 2 for d in (128, 129))
     assert found["single Hadamard round"].distortion == pytest.approx(right, rel=1e-12)

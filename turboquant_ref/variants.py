@@ -331,7 +331,7 @@ _WILD = (
     Variant("mse-qr", "mse", {"rotation": "qr"}, "Algorithm 1, QR without sign fix", "hackimov/turboquant-kv",
             make=_mse(law="qr"), wrong=True, rotation="qr"),
     Variant("authors-outliers", "channels", {"codebook": "of the whole d"}, "mse-outliers, each part with the authors' "
-            "table over the √d of the whole vector", "paper notes F.9",
+            "table over the √d of the whole vector", "released code, outlier channels",
             make=_parts(_quarters, 1, _authors), wrong=True, widths=range(1, 5),
             fits="multiples of 4 from 8", stores="float16"),
 )  # fmt: skip
