@@ -102,6 +102,88 @@ def test_two_mistakes_at_once_are_both_named() -> None:
     assert "float16 norms" in names
 
 
+class Uses(Port):
+    """Right, with the two uses of codes and nothing else."""
+
+    roundtrip = inner_product = rotation = codebook = stored_bytes = None
+
+    def decoded(self, x, bits, seed):
+        return Port.roundtrip(self, x, bits, seed)
+
+    def scale(self, d):
+        return d**-0.5
+
+    def search(self, x, y, k, bits, seed):
+        scores = y @ self.decoded(x, bits, seed).T
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        missing = ((0, 0), (0, k - ids.shape[1]))
+        best = np.pad(np.take_along_axis(scores, ids, axis=1), missing, constant_values=-np.inf)
+        return best, np.pad(ids, missing, constant_values=-1)
+
+    def attend(self, q, k, v, bits, seed):
+        logits = self.scale(q.shape[1]) * q @ self.decoded(k, bits, seed).T
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        return weights / weights.sum(1, keepdims=True) @ self.decoded(v, bits, seed)
+
+
+class Unscaled(Uses):
+    def scale(self, d):
+        return 1.0
+
+
+class BaseTwo(Uses):
+    def scale(self, d):
+        return math.log(2) / math.sqrt(d)
+
+
+class Ascending(Uses):
+    def search(self, *arguments):
+        return [found[:, ::-1] for found in super().search(*arguments)]
+
+
+class Normalised(Uses):
+    def search(self, x, y, k, bits, seed):
+        return super().search(x, y / np.linalg.norm(y, axis=1, keepdims=True), k, bits, seed)
+
+
+class BlocksAveraged(Uses):
+    def attend(self, q, k, v, bits, seed):
+        half = len(k) // 2
+        if half < 2:
+            return super().attend(q, k, v, bits, seed)
+        parts = (slice(0, half), slice(half, None))
+        return sum(super(BlocksAveraged, self).attend(q, k[part], v[part], bits, seed) for part in parts) / 2
+
+
+class OtherIds(Uses):
+    def search(self, *arguments):
+        scores, ids = super().search(*arguments)
+        return scores, np.roll(ids, 1, axis=1)
+
+
+def test_right_uses_conform() -> None:
+    found = check(Uses())
+    assert found.status == verdict.CONFORMS, report.as_text(found)
+    assert sum(f.passed is True for f in found.findings) == 13
+
+
+@pytest.mark.parametrize(
+    ("port", "name"),
+    [
+        (Unscaled, "softmax scale"),
+        (BaseTwo, "softmax scale"),
+        (Ascending, "ranking"),
+        (Normalised, "ranking"),
+        (OtherIds, "ranking"),
+        (BlocksAveraged, "tokens mixed"),
+    ],
+)
+def test_a_mistake_in_a_use_is_caught_and_named(port, name) -> None:
+    found = check(port())
+    assert found.status == verdict.CONFORMS_NOT
+    assert name in [d.name for d in found.diagnoses]
+
+
 # ------------------------------------------------------------------------------------------------- the signatures
 
 
@@ -147,10 +229,10 @@ def test_every_cause_that_a_check_names_is_known() -> None:
 def test_the_false_alarm_rate_is_split_over_all_checks() -> None:
     for plan in (QUICK, statistics.Plan()):
         share = (1 - plan.confidence) * statistics.SKEWNESS
-        assert share * (15 * len(plan.grid) + 6) < statistics.FALSE_ALARM
+        assert share * (15 * len(plan.grid) + 11) < statistics.FALSE_ALARM
     figures = [f for f in check(reference).findings if isinstance(f, statistics.Figure) and f.estimate]
     intervals = [f for f in figures if f.estimate.draws > 1]
-    assert len(intervals) == 15 * len(QUICK.grid) + 5  # and one binomial test
+    assert len(intervals) == 15 * len(QUICK.grid) + 5 + 4  # and a binomial test, and the scale of the softmax
     assert all(f.estimate.confidence == QUICK.confidence for f in intervals)
 
 

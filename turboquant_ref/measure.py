@@ -291,8 +291,15 @@ def profile(
     return {name: Estimate(column, confidence) for name, column in zip(statistics, columns, strict=True)}
 
 
-def distortion(algorithm: Algorithm, x: ArrayLike, bits: Any, draws: int = 32, rng: int | np.random.Generator = 0,
-               confidence: float = 0.99, **options: Any) -> Estimate:
+def distortion(
+    algorithm: Algorithm,
+    x: ArrayLike,
+    bits: Any,
+    draws: int = 32,
+    rng: int | np.random.Generator = 0,
+    confidence: float = 0.99,
+    **options: Any,
+) -> Estimate:
     """D_mse measured: E ||x - x~||^2 / ||x||^2, the mean over the rows of x, over independent draws.
 
     Parameters
@@ -324,8 +331,16 @@ def distortion(algorithm: Algorithm, x: ArrayLike, bits: Any, draws: int = 32, r
     return profile(algorithm, rows, bits, {"": distortion_of(rows)}, draws, rng, confidence, **options)[""]
 
 
-def slope(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayLike | None = None, draws: int = 32,
-          rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
+def slope(
+    algorithm: Algorithm,
+    x: ArrayLike,
+    bits: Any,
+    y: ArrayLike | None = None,
+    draws: int = 32,
+    rng: int | np.random.Generator = 0,
+    confidence: float = 0.99,
+    **options: Any,
+) -> Estimate:
     """E<y, x~> / <y, x> measured, by regression over correlated pairs: 1 for an unbiased estimate.
 
     `y` holds one query a row of x; `correlated_queries` if None.  Other parameters as in `distortion`.
@@ -334,8 +349,16 @@ def slope(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayLike | None = N
     return profile(algorithm, rows, bits, {"": slope_of(rows, y)}, draws, rng, confidence, **options)[""]
 
 
-def inner_product_error(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayLike | None = None, draws: int = 32,
-                        rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
+def inner_product_error(
+    algorithm: Algorithm,
+    x: ArrayLike,
+    bits: Any,
+    y: ArrayLike | None = None,
+    draws: int = 32,
+    rng: int | np.random.Generator = 0,
+    confidence: float = 0.99,
+    **options: Any,
+) -> Estimate:
     """D_prod measured: E (<y, x~> - <y, x>)^2 / (||x||^2 ||y||^2), the mean over pairs (Eq 2 of the paper).
 
     `y` holds one query a row of x; `correlated_queries` if None.  Other parameters as in `distortion`.
@@ -344,8 +367,16 @@ def inner_product_error(algorithm: Algorithm, x: ArrayLike, bits: Any, y: ArrayL
     return profile(algorithm, rows, bits, {"": inner_product_error_of(rows, y)}, draws, rng, confidence, **options)[""]
 
 
-def variance(algorithm: Algorithm, x: ArrayLike, bits: Any, rho: float, draws: int = 32,
-             rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
+def variance(
+    algorithm: Algorithm,
+    x: ArrayLike,
+    bits: Any,
+    rho: float,
+    draws: int = 32,
+    rng: int | np.random.Generator = 0,
+    confidence: float = 0.99,
+    **options: Any,
+) -> Estimate:
     """Var<y, x~> measured at <y, x> = rho, x and y of unit norm, over the draws of the quantizer.
 
     Two draws give (e_1 - e_2)^2 / 2, exactly unbiased whatever the bias of the estimates; the mean over the rows of
@@ -362,8 +393,17 @@ def variance(algorithm: Algorithm, x: ArrayLike, bits: Any, rho: float, draws: i
     return Estimate(np.array(replicates), confidence)
 
 
-def recall(algorithm: Algorithm, x: ArrayLike, queries: ArrayLike, bits: Any, k: int = 1, draws: int = 32,
-           rng: int | np.random.Generator = 0, confidence: float = 0.99, **options: Any) -> Estimate:
+def recall(
+    algorithm: Algorithm,
+    x: ArrayLike,
+    queries: ArrayLike,
+    bits: Any,
+    k: int = 1,
+    draws: int = 32,
+    rng: int | np.random.Generator = 0,
+    confidence: float = 0.99,
+    **options: Any,
+) -> Estimate:
     """recall@1@k measured: how often the row of x nearest to a query by inner product is among the k best estimates.
 
     The metric of the paper's Fig 5.  Other parameters as in `distortion`.

@@ -37,8 +37,18 @@ from .packing import SCALARS, Packed, Record, Scalar, fingerprint
 from .vectors import as_rows, check_bits, check_dimension, check_integer, first_row, norm_and_unit
 
 __all__ = [
-    "AXES", "MinMaxCode", "Quantizer", "dequantize", "inner_product", "pack", "quantize", "setup",
-    "to_original", "trace", "unpack", "weighted_sum",
+    "AXES",
+    "MinMaxCode",
+    "Quantizer",
+    "dequantize",
+    "inner_product",
+    "pack",
+    "quantize",
+    "setup",
+    "to_original",
+    "trace",
+    "unpack",
+    "weighted_sum",
 ]
 
 AXES = ("token", "channel")

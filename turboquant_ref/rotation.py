@@ -111,8 +111,6 @@ def fwht(x: NDArray[Number]) -> NDArray[Number]:
     return y.reshape(x.shape) if s > 1 else x.copy()
 
 
-
-
 @dataclass(frozen=True, eq=False)
 class Dense:
     """The rotation Pi as a matrix: any orthogonal one, such as `haar` draws.

@@ -48,6 +48,10 @@ CAUSES = {
     "seed ignored": "every seed must draw another Π (and S)",
     "argument written to": "the subject's array is the caller's: work on a copy",
     "global written to": "a global random generator is reseeded or advanced: use a generator of one's own",
+    "softmax scale": "logits are <q, k>/√d: the scale is applied once, and is neither 1/d nor 1; base 2 needs log2 e",
+    "ranking": "scores descend, ids belong to their scores, and a smaller k gives the first of a larger one",
+    "tokens mixed": "the output is a mean of values weighted by the softmax: it does not depend on the order of the "
+    "tokens, nor on how they are split into blocks, and the largest logit is subtracted first",
     "hangs": "a call did not come back within the time limit",
     "dies": "a call ended the process",
     "raises": "a call raised an exception",
@@ -171,7 +175,7 @@ class _Match:
 
 def _statistics(findings: Sequence[Finding]) -> list[Diagnosis]:
     found = []
-    for function in ("roundtrip", "inner_product"):
+    for function in ("roundtrip", "inner_product", "search", "attend"):
         figures = [f for f in findings if isinstance(f, Figure) and f.function == function and f.estimate is not None]
         failed = [f for f in figures if f.passed is False]
         if failed:

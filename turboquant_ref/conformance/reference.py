@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .. import angle, generator, packing
+from .. import angle, generator, packing, scoring
 from .. import attention as attention_module
 from .. import codebook as codebooks
 from .. import mse as mse_module
@@ -22,6 +22,7 @@ from .. import rabitq as rabitq_module
 from .. import rotation as rotations
 
 __all__ = [
+    "attend",
     "attention",
     "codebook",
     "fwht",
@@ -35,6 +36,7 @@ __all__ = [
     "rabitq",
     "rotation",
     "roundtrip",
+    "search",
     "signs",
     "stored_bytes",
     "unpack",
@@ -55,6 +57,19 @@ def inner_product(x: ArrayLike, y: ArrayLike, bits: int, seed: int) -> Reals:
     Q = prod_module.setup(np.shape(x)[-1], bits, seed)
     decoded = prod_module.dequantize(Q, prod_module.quantize(Q, x))
     return np.asarray((decoded * np.asarray(y)).sum(-1))
+
+
+def search(x: ArrayLike, y: ArrayLike, k: int, bits: int, seed: int) -> tuple[Reals, NDArray[np.int64]]:
+    """The k codes of x (n, d) with the best scores for each row of y: scores and ids, (m, k)."""
+    Q = mse_module.setup(np.shape(x)[-1], bits, seed)
+    return scoring.topk(Q, mse_module.encode(Q, x), y, k)
+
+
+def attend(q: ArrayLike, k: ArrayLike, v: ArrayLike, bits: int, seed: int) -> Reals:
+    """Attention of the rows of q over coded keys and values, one head, not causal, logits <q, k>/√d: (m, d)."""
+    Q = mse_module.setup(np.shape(q)[-1], bits, seed)
+    keys, values = mse_module.quantize(Q, np.asarray(k)[None]), mse_module.quantize(Q, np.asarray(v)[None])
+    return np.asarray(attention_module.attend(Q, Q, np.asarray(q)[None], keys, values)[0])
 
 
 def rotation(d: int, seed: int) -> NDArray[np.float64]:

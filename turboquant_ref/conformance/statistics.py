@@ -33,13 +33,16 @@ from .finding import Finding
 from .stimuli import SPECIAL, queries, special, unit
 from .subject import CallFailed, Subject
 
-__all__ = ["FALSE_ALARM", "Claim", "Figure", "Plan", "check", "claims_of"]
+__all__ = ["FALSE_ALARM", "Claim", "Figure", "Plan", "check", "claims_of", "columns", "finite_of", "judge", "rows_of"]
 
 Floats = NDArray[np.float64]
 
 FALSE_ALARM = 1e-6
 SKEWNESS = 10.0
-DEFAULT_CLAIMS = {"roundtrip": ("mse",), "inner_product": ("prod", "prod-orthogonal")}
+DEFAULT_CLAIMS = {
+    **{"roundtrip": ("mse",), "inner_product": ("prod", "prod-orthogonal")},
+    **{"search": ("mse",), "attend": ("mse",)},  # `uses`
+}
 POWER = 0.99
 
 
@@ -77,8 +80,9 @@ class Plan:
     @property
     def confidence(self) -> float:
         """Of one interval: the false-alarm rate split over all, the share of skewness set aside."""
-        figures = sum(len(_figures(function)) for function in DEFAULT_CLAIMS)
-        return 1 - FALSE_ALARM / SKEWNESS / (figures * len(self.grid) + 8)  # 8: the Haar tests of `exposed`
+        figures = sum(len(_figures(function)) for function in _DRAW)
+        others = 8 + 5  # the Haar tests of `exposed`, and the figures of `uses`
+        return 1 - FALSE_ALARM / SKEWNESS / (figures * len(self.grid) + others)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,10 @@ def _figures(function: str) -> tuple[tuple[str, str], ...]:
     both = (("slope", "random"), ("variance", "random"), ("variance along x", "random"))
     if function == "roundtrip":
         return (("distortion", "random"), *both, *(("distortion", inputs) for inputs in SPECIAL))
+    if function == "attend":
+        return both[:1]
+    if function == "search":
+        return both
     return (*both, *(("error", inputs) for inputs in SPECIAL))
 
 
@@ -209,7 +217,8 @@ def rows_of(answer: Any, shape: tuple[int, ...]) -> Floats:
     return answer.astype(np.float64)
 
 
-def _finite(answer: Any, shape: tuple[int, ...]) -> Floats:
+def finite_of(answer: Any, shape: tuple[int, ...]) -> Floats:
+    """`rows_of`, or CallFailed if one of them is not finite."""
     rows = rows_of(answer, shape)
     if not np.isfinite(rows).all():
         wrong = int((~np.isfinite(rows)).sum())
@@ -221,12 +230,12 @@ def _finite(answer: Any, shape: tuple[int, ...]) -> Floats:
 
 
 def _roundtrip(subject: Subject, d: int, bits: int, rows: int, seed: int, rng: np.random.Generator) -> list[float]:
-    """The figures of one draw, in the order of `_figures`; then the mean of <x, x̂>, for `_columns`."""
+    """The figures of one draw, in the order of `_figures`; then the mean of <x, x̂>, for `columns`."""
     x = unit(rows, d, rng)
     groups = [special(inputs, 24, d, rng) for inputs in SPECIAL]
     rho = rng.uniform(-1, 1, rows)
     y = queries(x, rho, rng)
-    decoded = _finite(subject.call("roundtrip", np.concatenate([x, *groups]), bits, seed).value, (rows + 96, d))
+    decoded = finite_of(subject.call("roundtrip", np.concatenate([x, *groups]), bits, seed).value, (rows + 96, d))
     own = decoded[:rows]
     errors = np.split(((decoded[rows:] - np.concatenate(groups)) ** 2).sum(1), 4)
     return [
@@ -247,7 +256,7 @@ def _inner_product(subject: Subject, d: int, bits: int, rows: int, seed: int, rn
     special_rho = rng.uniform(-1, 1, 128)
     y = queries(np.concatenate([x, groups]), np.concatenate([rho, special_rho]), rng)
     found = subject.call("inner_product", np.concatenate([x, groups]), y, bits, seed).value
-    estimates = _finite(found, (6 * n + 128,))
+    estimates = finite_of(found, (6 * n + 128,))
     own = estimates[: 6 * n]
     errors = np.split((estimates[6 * n :] - special_rho) ** 2, 4)
     return [
@@ -259,7 +268,7 @@ def _inner_product(subject: Subject, d: int, bits: int, rows: int, seed: int, rn
     ]
 
 
-def _columns(values: Floats, function: str, d: int) -> list[Floats]:
+def columns(values: Floats, function: str, d: int) -> list[Floats]:
     """The replicates of each figure; the variance along x is about the mean over all draws, kept in the last column."""
     *columns, own = values.T
     along = [figure for figure, _ in _figures(function)].index("variance along x")
@@ -281,7 +290,7 @@ def check(
     ValueError
         If the subject's `claims` is not understood.
     """
-    claims = claims_of(subject)
+    claims = {function: claimed for function, claimed in claims_of(subject).items() if function in _DRAW}
     total, done, draws = plan.draws * len(plan.grid) * len(claims), 0, plan.draws
     for function, claimed in claims.items():
         measured: dict[tuple[int, int], list[Estimate]] = {}
@@ -325,10 +334,17 @@ def check(
                 if failure.kind in ("time limit", "died") and not refused:
                     break  # it is not called again
                 continue
-            measured[d, bits] = [Estimate(c, plan.confidence) for c in _columns(np.array(values), function, d)]
-        claim = _chosen(function, claimed, measured)
-        for (d, bits), estimates in measured.items():
-            yield from _judge(function, claimed, claim, d, bits, estimates)
+            measured[d, bits] = [Estimate(c, plan.confidence) for c in columns(np.array(values), function, d)]
+        yield from judge(function, claimed, measured)
+
+
+def judge(
+    function: str, claims: tuple[Claim, ...], measured: dict[tuple[int, int], list[Estimate]]
+) -> Iterator[Figure]:
+    """What was measured at each (d, bits), against the one of the claims that fits best."""
+    claim = _chosen(function, claims, measured)
+    for (d, bits), estimates in measured.items():
+        yield from _judge(function, claims, claim, d, bits, estimates)
 
 
 def _chosen(function: str, claims: tuple[Claim, ...], measured: dict[tuple[int, int], list[Estimate]]) -> Claim:

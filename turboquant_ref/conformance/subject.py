@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 FUNCTIONS = (
-    *("roundtrip", "inner_product", "rotation", "codebook", "stored_bytes"),
+    *("roundtrip", "inner_product", "rotation", "codebook", "stored_bytes", "search", "attend"),
     *("pack", "unpack", "fwht", "signs", "index", "mse", "qjl", "prod", "polar", "rabitq", "attention"),
 )
 """What a subject may offer: ``CHECK.md``."""

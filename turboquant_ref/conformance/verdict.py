@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import deterministic, edges, exposed, statistics
+from . import deterministic, edges, exposed, statistics, uses
 from .diagnosis import Diagnosis, diagnose
 from .finding import Finding
 from .responses import judge_responses
@@ -89,7 +89,7 @@ def run(
     asked = [f for f in deterministic.FUNCTIONS if deterministic.LEVEL[f] in levels]
     findings += deterministic.check(subject, asked)
     if 2 in levels:
-        for function in ("roundtrip", "inner_product", "rotation", "codebook", "stored_bytes"):
+        for function in ("roundtrip", "inner_product", "rotation", "codebook", "stored_bytes", "search", "attend"):
             if not subject.offers(function):
                 findings.append(Finding(2, function, None, "not offered"))
         try:
@@ -97,6 +97,7 @@ def run(
             hung = {f.check.split()[0] for f in findings if "no answer within" in f.detail}
             findings += edges.check(subject, plan, leave_out=hung)
             findings += exposed.check(subject, plan)
+            findings += uses.check(subject, plan)
         except CallFailed as error:  # it could not be started again
             findings.append(Finding(2, "starting it again", False, str(error)))
     return of_findings(subject.name, findings, time.perf_counter() - start, plan if 2 in levels else None)

@@ -204,7 +204,7 @@ class Command(Subject):
         Seconds a call may take.
     """
 
-    offered = frozenset({"roundtrip", "inner_product"})
+    offered = frozenset({"roundtrip", "inner_product", "search", "attend"})
 
     def __init__(self, command: str, limit: float = 60.0) -> None:
         self.name, self.command, self.limit = command, shlex.split(command), limit
