@@ -15,7 +15,7 @@ import pytest
 from _ports import PLANTED, Port
 
 from turboquant_ref import __main__ as cli
-from turboquant_ref import codebook, rotation, theory
+from turboquant_ref import codebook, rabitq, rotation, theory
 from turboquant_ref.conformance import (
     diagnosis,
     edges,
@@ -77,6 +77,40 @@ def test_a_planted_mistake_is_caught_and_named(port, name) -> None:
 def test_there_are_enough_of_them() -> None:
     assert len(PLANTED) >= 25
     assert sum(bool(name) for _, name in PLANTED) >= 20
+
+
+def test_the_table_of_the_limit_passes_where_the_paper_prints_it_only() -> None:
+    """Section 3.1 gives √(2/π)/√d, and 0.453/√d and 1.51/√d, for moderate d; at d = 16 it costs 7 % at 4 bits."""
+
+    class Limit(Port):
+        roundtrip = inner_product = rotation = stored_bytes = None
+
+        def codebook(self, d, bits):
+            return codebook.lloyd_max(None, bits).centroids / math.sqrt(d)
+
+    found = {f.check: f for f in check(Limit()).findings}
+    assert found["codebook d=64 b=3"].passed
+    assert "Gaussian limit" in found["codebook d=64 b=3"].detail
+    assert found["codebook d=16 b=4"].passed is False
+
+
+def test_rabitq_is_judged_by_its_slope() -> None:
+    """Nothing but E <x, x̂> = 1 is known of its grid; a slope of 0.97 must not pass for it."""
+
+    class Short(Port):
+        claims, scale = "rabitq", 0.97
+        inner_product = rotation = codebook = stored_bytes = None
+
+        def roundtrip(self, x, bits, seed):
+            x = np.asarray(x)
+            Q = rabitq.setup(x.shape[1], bits, seed)
+            return self.scale * rabitq.dequantize(Q, rabitq.quantize(Q, x))
+
+    class Right(Short):
+        scale = 1.0
+
+    assert check(Right()).status == verdict.CONFORMS
+    assert any(f.passed is False and "slope" in f.check for f in check(Short()).findings)
 
 
 def test_what_no_mistake_explains_is_unknown() -> None:

@@ -188,7 +188,8 @@ def _explain(figures: list[Figure], failed: list[Figure]) -> list[Diagnosis]:
     fitting = sorted((m for m in matches if m.explains and not m.contradicted), key=lambda m: m.rank)
     if not fitting:
         part = sorted(
-            (m for m in matches if 2 * len(m.explains) >= len(failed)), key=lambda m: (m.contradicted, m.rank)
+            (m for m in matches if 2 * len(m.explains) >= len(failed) and 4 * m.contradicted <= m.compared),
+            key=lambda m: (m.contradicted, m.rank),
         )
         if not part:
             return []
@@ -303,13 +304,13 @@ def _table(figure: Figure) -> Diagnosis:
     given, right, root = np.array(figure.table), exact(figure.d, figure.bits)[1], math.sqrt(figure.d)
     near = min(TABLES, key=lambda name: _distance(name, figure))
     ratio = float(given @ right / (right @ right))
-    if float(np.abs(given + given[::-1]).max()) * root > 1e-2:
+    if _distance(near, figure) <= 1e-3:
+        name, where = near, TABLES[near][1]
+    elif float(np.abs(given + given[::-1]).max()) * root > 1e-2:
         name = "codebook not symmetric"
         where = "the law is symmetric: c_i = -c_(n-1-i); one half of the table is off, or trained on few samples"
     elif float(np.abs(given / ratio - right).max()) * root <= 1e-3:
         name, where = "codebook of the wrong scale", f"every centroid is {ratio:.4g} times the right one"
-    elif _distance(near, figure) <= 1e-3:
-        name, where = near, TABLES[near][1]
     else:
         name = "codebook not Lloyd-Max"
         where = "no known table; `codebook.of_centroids(law, table).residual` says how far it is from optimal"

@@ -108,7 +108,10 @@ class Claim:
     def value(self, figure: str, d: int, bits: int) -> float:
         """The expectation of one of `_figures`; NaN if it is not known."""
         moments = self.moments(d, bits)
-        return math.nan if moments is None else of_moments(moments, figure)
+        if moments is not None:
+            return of_moments(moments, figure)
+        unbiased = figure == "slope" and self.algorithm == "rabitq" and "least_squares" not in self.name
+        return 1.0 if unbiased else math.nan  # of RaBitQ's grid nothing else is known
 
     def slack(self, figure: str, d: int, bits: int) -> float:
         """How much more than Haar's exact value the paper's theorem allows for any x."""

@@ -29,11 +29,14 @@ def roundtrip(x, bits, seed):
     return index.sa_decode(index.sa_encode(np.ascontiguousarray(x, dtype=np.float32)))
 
 
-def inner_product(x, y, bits, seed):
+def search(x, y, k, bits, seed):
     index = _index(x.shape[1], bits, seed)
     index.add(np.ascontiguousarray(x, dtype=np.float32))
-    scores, rows = index.search(np.ascontiguousarray(y, dtype=np.float32), max(len(x), 1))
-    return own_scores(scores, rows)
+    return index.search(np.ascontiguousarray(y, dtype=np.float32), k)
+
+
+def inner_product(x, y, bits, seed):
+    return own_scores(*search(x, y, max(len(x), 1), bits, seed))
 
 
 def stored_bytes(d, bits):

@@ -16,14 +16,17 @@ from ..search import own_scores
 claims = "mse-unbiased"
 
 
-def inner_product(x, y, bits, seed):
+def search(x, y, k, bits, seed):
     if bits not in (2, 3, 4):
         raise NotImplementedError("bit_width is 2 to 4")
     x, y = (np.ascontiguousarray(a, dtype=np.float32 if a.dtype == np.float64 else None) for a in (x, y))
     index = TurboQuantIndex(x.shape[1], bits)
     index.add(x)
-    scores, rows = index.search(y, len(x))
-    return own_scores(scores, rows)
+    return index.search(y, k)
+
+
+def inner_product(x, y, bits, seed):
+    return own_scores(*search(x, y, len(x), bits, seed))
 
 
 def stored_bytes(d, bits):
