@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 
 import pytest
-from audit import Adapter, adapters, judge, requirements
+from audit import HERE, Adapter, adapters, judge, requirements
+from audit.page import as_page
 
 from turboquant_ref import theory
 from turboquant_ref.conformance.statistics import Figure, Plan
@@ -25,6 +27,12 @@ def test_every_adapter_says_what_it_was_written_for() -> None:
 def test_requirements_are_names_and_versions_of_what_is_audited_or_shared() -> None:
     shared = {"numpy", "scipy", "torch", "transformers"}
     assert set(requirements()) == {a.distribution for a in ADAPTERS.values()} | shared
+
+
+def test_the_page_is_that_of_the_records_and_the_records_those_of_the_adapters() -> None:
+    records = json.loads((HERE / "audit.json").read_text())
+    assert {n: r["version"] for n, r in records.items()} == {n: a.version for n, a in ADAPTERS.items()}
+    assert (HERE / "AUDIT.md").read_text() == as_page(records, (HERE / "NOTES.md").read_text())
 
 
 def _verdict(adapter: Adapter) -> Verdict:

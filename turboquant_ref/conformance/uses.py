@@ -112,10 +112,13 @@ Probe = Callable[[Subject, Plan, int], Outcome]
 def _found(
     subject: Subject, x: Floats, y: Floats, k: int, bits: int, seed: int = 12345
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """Scores and ids, (m, k) each; ids must be whole numbers of -1 to n - 1, -1 only where there is nothing more."""
-    scores, ids = np.asarray(
-        _shaped(subject.call("search", x, y, k, bits, seed).value, (2, len(y), k)), dtype=np.float64
-    )
+    """Scores and ids, (m, k) each."""
+    return _of(subject.call("search", x, y, k, bits, seed).value, x, y, k)
+
+
+def _of(value: object, x: Floats, y: Floats, k: int) -> tuple[Floats, NDArray[np.int64]]:
+    """An answer taken apart; ids must be whole numbers of -1 to n - 1, -1 only where there is nothing more."""
+    scores, ids = np.asarray(_shaped(value, (2, len(y), k)), dtype=np.float64)
     held = ids[:, : len(x)]
     if (ids != np.floor(ids)).any() or (held < 0).any() or (held >= len(x)).any() or (ids[:, len(x) :] != -1).any():
         raise CallFailed("answer", f"returned ids that are not of 0 to {len(x) - 1}, and -1 beyond")
@@ -163,13 +166,17 @@ def _prefix(subject: Subject, plan: Plan, bits: int) -> Outcome:
 
 
 def _beyond(subject: Subject, plan: Plan, bits: int) -> Outcome:
+    """Ids -1 from n on, or no more than n columns, or a refusal."""
     x, y = _inputs(plan)
     try:
-        _found(subject, x[:5], y, 8, bits)
+        found = np.asarray(subject.call("search", x[:5], y, 8, bits, 12345).value)
     except CallFailed as error:
         if error.refused:
             return None, f"refused: {error}"
         raise
+    if found.shape == (2, len(y), 5):
+        return True, "k = 8 of 5 vectors: 5 columns"
+    _of(found, x[:5], y, 8)
     return True, "k = 8 of 5 vectors: ids of all 5, then -1"
 
 
