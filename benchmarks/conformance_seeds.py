@@ -55,7 +55,8 @@ def main() -> int:
             "standard errors, worst {worst:.2f}, {worst_share:.2f} of what is allowed; {seconds} s".format(**rows[-1]),
             flush=True,
         )
-        args.out.write_text(json.dumps({"plan": repr(plan), "runs": rows}, indent=1) + "\n")
+        lines = ",\n".join(" " + json.dumps(row) for row in rows)
+        args.out.write_text(f'{{"plan": {json.dumps(repr(plan))}, "runs": [\n{lines}\n]}}\n')
     failures = sum(bool(row["failed"]) for row in rows)
     print(f"{failures} of {len(rows)} runs failed")
     return int(failures > 0)
