@@ -1,0 +1,115 @@
+"""Exhaustive search: million scores a second and recall@10, a batch of 64 queries and a single one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import numba_kernels as nk
+import turboquant_ref as tq
+
+from . import peers, vectors
+from .timing import interleaved
+
+K = 10
+BATCH = 64
+RECALL_QUERIES = 256
+
+Cell = tuple[str, int, int, tuple[int, ...], str]
+MAIN: list[Cell] = [
+    ("random", 128, 100_000, (4, 2, 3, 1), "all"),
+    ("clustered", 128, 100_000, (4, 2), "all"),
+    ("glove", 50, 8_000, (4, 2), "fast"),
+]
+"""(data, d, n, bits, which contenders)"""
+AGAINST_TURBOVEC: list[Cell] = [
+    (data, d, n, (4, 2), "turbovec")
+    for d, n in ((128, 20_000), (128, 1_000_000), (768, 20_000), (768, 100_000), (1536, 20_000), (1536, 100_000))
+    for data in ("random", "clustered")
+]
+LARGE: list[Cell] = [(data, d, 1_000_000, (4, 2), "turbovec") for d in (768, 1536) for data in ("random", "clustered")]
+QUICK: list[Cell] = [("random", 128, 20_000, (4, 2), "all"), ("glove", 50, 8_000, (4,), "fast")]
+
+
+def ours(x: np.ndarray, bits: int) -> dict[str, peers.Index]:
+    Q = tq.mse.setup(x.shape[1], bits, 0, "structured", "unbiased")
+    prepared = nk.mse.encode(Q, x)
+    stored = prepared.nbytes / prepared.n
+
+    def search(precision: str, y: np.ndarray, k: int) -> np.ndarray:
+        return nk.search.topk(Q, prepared, y, k, precision=precision)[1]
+
+    return {f"ours {p}": (stored, partial(search, p)) for p in nk.search.PRECISIONS}
+
+
+def contenders(x: np.ndarray, bits: int, which: str, packages: list[str]) -> Iterator[tuple[str, peers.Index]]:
+    yield from ours(x, bits).items()
+    d, few = x.shape[1], bits in (2, 4)
+    if "turbovec" in packages and few and d % 8 == 0:
+        yield "turbovec", peers.turbovec(x, bits)
+        if len(x) >= 100_000 and bits == 4:
+            yield "turbovec, k=80", peers.turbovec(x, bits, 8)
+    if which == "turbovec":
+        return
+    if "faiss" in packages and few:
+        yield "faiss PQFastScan", peers.faiss_fastscan(x, bits)
+        if bits == 4 and which == "all":
+            yield "faiss SQtqmse4", peers.faiss_tqmse(x, bits)
+    if "rabitqlib" in packages and few and which == "all":
+        yield "rabitqlib", peers.rabitqlib(x, bits)
+    if bits == 4:
+        yield "numpy float32", peers.numpy_matmul(x, bits)
+
+
+def run(cells: list[Cell], seconds: float, report: Callable[[dict[str, Any]], None]) -> None:
+    """Measure the cells, each for about `seconds`, and report a row for each contender and batch."""
+    packages = peers.installed("faiss", "turbovec", "rabitqlib")
+    if "faiss" in packages:
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+    nk.set_threads(1)
+    made: tuple[Any, ...] = ()
+    for data, d, n, widths, which in cells:
+        if made[:1] != ((data, d, n),):
+            x, y = vectors.DATA[data](d, n, RECALL_QUERIES)
+            made = ((data, d, n), x, y, vectors.nearest(x, y, K))
+        _, x, y, truth = made
+        for bits in widths:
+            start = time.perf_counter()
+            indices = dict(contenders(x, bits, which, packages))
+            recalls = {name: vectors.recall(search(y, K), truth) for name, (_, search) in indices.items()}
+            built = time.perf_counter() - start
+            for batch in (BATCH, 1):
+                calls = {name: partial(search, y[:batch].copy(), K) for name, (_, search) in indices.items()}
+                for name, timing in interleaved(calls, seconds / 2).items():
+                    stored = indices[name][0]
+                    rate = batch * len(x) / timing.median
+                    report(
+                        {"section": "search", "data": data, "d": x.shape[1], "n": len(x), "bits": bits, "batch": batch}
+                        | {"contender": name, "bytes": round(stored, 1), "recall@10": round(recalls[name], 4)}
+                        | {"seconds": timing.median, "best": timing.best, "rounds": timing.rounds}
+                        | {"Mcodes/s": rate / 1e6, "GB/s": stored * len(x) / timing.median / 1e9, "build s": built}
+                    )
+
+
+def scaling(n: int, seconds: float, report: Callable[[dict[str, Any]], None]) -> None:
+    """One thread and two, ours: a batch of 64."""
+    for d, rows in ((128, n), (1536, n // 10)):
+        x, y = vectors.random(d, rows, BATCH)
+        for name, (_, search) in ours(x, 4).items():
+            for batch in (BATCH, 1):
+
+                def call(threads: int, batch: int = batch, search: Any = search, y: Any = y) -> None:
+                    nk.set_threads(threads)
+                    search(y[:batch], K)
+
+                found = interleaved({str(t): partial(call, t) for t in (1, 2)}, seconds)
+                row = {"section": "threads", "d": d, "n": rows, "bits": 4, "batch": batch, "contender": name}
+                one, two = found["1"].median, found["2"].median
+                report(row | {"one thread": one, "two threads": two, "ratio": one / two})
+    nk.set_threads(1)

@@ -1,0 +1,243 @@
+"""Decode attention from packed keys and values: time, bytes, share of the copy bandwidth, error, ratio to bf16 SDPA.
+
+Codes are those of standard normal vectors, made on the device; the reference is float64 attention over the same codes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+import turboquant_ref as tq
+from cuda_kernels import _launch, layout
+from cuda_kernels.decoder import Decoder
+
+SHAPES = (("1 x 131,072", 1, 131072), ("1 x 524,288", 1, 524288), ("32 x 4,096", 32, 4096))
+"""Sequences and their tokens."""
+
+
+def pack(indices: Any, bits: int) -> Any:
+    """Indices (…, n) below 2^bits to bytes, least significant bit first, on the device."""
+    import torch
+
+    step = 8 // bits
+    out = torch.zeros_like(indices[..., ::step])
+    for i in range(step):
+        out |= indices[..., i::step] << (bits * i)
+    return out
+
+
+def codes(Q: Any, shape: tuple[int, int, int], scalars: str, seed: int) -> layout.Prepared:
+    """Prepared codes of standard normal vectors; a rotation would leave their law as it is, so none is applied."""
+    import torch
+
+    form = layout.form_of(Q)
+    generator = torch.Generator("cuda").manual_seed(seed)
+    boundaries = torch.tensor(Q.codebook.boundaries * math.sqrt(Q.d), dtype=torch.float32, device="cuda")
+    dtype = getattr(torch, scalars)
+    empty = lambda *tail, dtype=torch.uint8: torch.empty((*shape, *tail), dtype=dtype, device="cuda")  # noqa: E731
+    out = layout.Prepared(
+        form, empty(form.row), empty(form.row_high) if form.row_high else None, empty(dtype=dtype),
+        empty(dtype=dtype) if form.residuals else None, scalars, Q.fingerprint,
+    )  # fmt: skip
+    for b in range(shape[0]):
+        for h in range(shape[1]):
+            x = torch.randn(shape[2], Q.d, generator=generator, device="cuda")
+            numbers = torch.bucketize(x, boundaries, right=True).to(torch.uint8)
+            out.scales[b, h] = x.norm(dim=1)
+            if form.merged:
+                signs = torch.randint(0, 2, x.shape, generator=generator, device="cuda", dtype=torch.uint8)
+                numbers |= signs << (form.bits - 1)
+                if form.residuals:
+                    out.residuals[b, h] = 0.3 + 0.1 * torch.rand(shape[2], generator=generator, device="cuda")
+            if form.planes:
+                upper = (numbers >> 2).reshape(shape[2], -1, 2, 8, 2).transpose(-3, -2).reshape(shape[2], -1)
+                out.codes[b, h], out.high[b, h] = pack(numbers & 3, 2), pack(upper, 1)
+            else:
+                out.codes[b, h] = pack(numbers, form.bits)
+    return out
+
+
+def decoded(Q: Any, x: layout.Prepared, b: int, h: int, start: int, stop: int) -> Any:
+    """The vectors of some codes, float64, on the device, from the bytes (not by any kernel of ours)."""
+    import torch
+
+    def bits_of(a: Any) -> Any:
+        return (a[..., None] >> torch.arange(8, device="cuda", dtype=torch.uint8) & 1).reshape(len(a), -1)
+
+    form, these = x.form, slice(start, stop)
+    width = 2 if form.planes else form.bits
+    weights = 2 ** torch.arange(width, device="cuda")
+    numbers = (bits_of(x.codes[b, h, these]).reshape(stop - start, -1, width) * weights).sum(-1)
+    if form.planes:
+        upper = bits_of(x.high[b, h, these]).reshape(stop - start, -1, 8, 2, 2).transpose(-3, -2)
+        numbers = numbers | upper.reshape(numbers.shape).long() << 2
+    centroids = torch.tensor(Q.codebook.centroids, device="cuda")
+    scales = x.scales[b, h, these].double()[:, None]
+    pi = torch.tensor(np.array(Q.rotation.matrix()), device="cuda")
+    if not form.merged:
+        return scales * (centroids[numbers] @ pi)
+    low = form.bits - 1
+    signs = (numbers >> low).double() * 2 - 1
+    residuals = x.residuals[b, h, these].double()[:, None] if form.residuals else Q.expected_residual
+    sketch = torch.tensor(np.array(Q.sketch.matrix()), device="cuda")
+    return scales * (centroids[numbers & (2**low - 1)] @ pi + residuals * Q.sketch.constant * (signs @ sketch))
+
+
+def expected(
+    Qk: Any, Qv: Any, q: Any, keys: Any, values: Any, causal: bool = True, window: int | None = None,
+    lengths: Any = None, scale: float | None = None,
+) -> Any:  # fmt: skip
+    """float64 attention over the codes: (batch, heads, n_queries, d)."""
+    import torch
+
+    batch, heads, n_queries, d = q.shape
+    kv_heads, n_most = keys.shape[1], keys.shape[2]
+    out = torch.zeros((batch, heads, n_queries, Qv.d), dtype=torch.float64, device="cuda")
+    group = heads // kv_heads
+    scale = 1 / math.sqrt(d) if scale is None else scale
+    for b in range(batch):
+        n = n_most if lengths is None else int(lengths[b])
+        for h in range(kv_heads):
+            rows = q[b, h * group : (h + 1) * group].reshape(-1, d).double()
+            k, v = decoded(Qk, keys, b, h, 0, n), decoded(Qv, values, b, h, 0, n)
+            s = (rows @ k.T * scale).reshape(group, n_queries, n)
+            distance = torch.arange(n - n_queries, n, device="cuda")[:, None] - torch.arange(n, device="cuda")
+            if causal:
+                s = s.masked_fill(distance < 0, -math.inf)
+            if window is not None:
+                s = s.masked_fill(distance.abs() >= window, -math.inf)
+            w = torch.softmax(s, -1).nan_to_num(0)
+            out[b, h * group : (h + 1) * group] = (w.reshape(-1, n) @ v).reshape(group, n_queries, -1)
+    return out
+
+
+def error(out: Any, truth: Any) -> float:
+    """||out - truth|| / ||truth||; not a number if an element was not written."""
+    return float((out.double() - truth).norm() / truth.norm())
+
+
+def microseconds(call: Any, repeats: int = 30, warm: int = 5) -> float:
+    """Median over `repeats` of the time between two events around a call; the queue is never empty."""
+    import torch
+
+    for _ in range(warm):
+        call()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(repeats):
+        before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(200_000)
+        before.record()
+        call()
+        after.record()
+        times.append((before, after))
+    torch.cuda.synchronize()
+    return float(np.median([a.elapsed_time(b) for a, b in times])) * 1e3
+
+
+def graph_of(call: Any) -> Any:
+    """The call captured in a CUDA graph, to be replayed."""
+    import torch
+
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def on_stream(decoder: Decoder) -> Any:
+    """The decoder on torch's current stream."""
+    import torch
+
+    return lambda: decoder(torch.cuda.current_stream().cuda_stream)
+
+
+def sdpa(batch: int, kv_heads: int, n: int, d: int, group: int) -> dict[str, float]:
+    """Times of torch's bf16 scaled_dot_product_attention, by backend."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q = torch.randn(batch, kv_heads * group, 1, d, device="cuda", dtype=torch.bfloat16)
+    k, v = (torch.randn(batch, kv_heads, n, d, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = {}
+    for name in ("CUDNN_ATTENTION", "FLASH_ATTENTION"):
+        def call(backend: Any = getattr(SDPBackend, name)) -> None:
+            with sdpa_kernel(backend):
+                torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        try:
+            times[name] = microseconds(call)
+        except RuntimeError as reason:
+            print(f"{name}: {str(reason).splitlines()[0]}")
+    return times
+
+
+def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> Any:
+    """turbo-attn's split-K decode kernel (PyPI turbo-attn 0.70.1), best of its splits: a line for each shape.
+
+    It is called as its own engine code calls it, without an engine: a paged cache of K4V4 slots, random codes, queries already
+    rotated and scaled.  It compiles itself with nvcc when it is first used.
+    """
+    import torch
+    from tkv.kernels.cuda_compress_store import fused_cs_layout
+    from tkv.kernels.loaders.loader import TkvDecodeLoader
+    from tkv.kernels.turbo_attn_simt import tq_splitk_batch_decode
+
+    page, row = 16, d // 2
+    lay = fused_cs_layout(kv_heads, row, row, page_size=page)
+    offsets = {name: lay[name] for name in ("k_packed_off", "k_norm_off", "v_packed_off", "v_norm_off")}
+    book = torch.tensor(tq.codebook.lloyd_max(d, 4).centroids, dtype=torch.float32, device="cuda")
+    for name, batch, n in shapes:
+        pages = batch * n // page
+        cache = torch.randint(0, 256, (pages, page, lay["total_bytes"]), dtype=torch.uint8, device="cuda")
+        for part in ("k_norm_off", "v_norm_off"):
+            norms = (11 + torch.rand(pages, page, kv_heads, device="cuda")).bfloat16()
+            cache[:, :, lay[part] : lay[part] + 2 * kv_heads] = norms.view(torch.uint8)
+        ints = lambda a: torch.as_tensor(a, dtype=torch.int32, device="cuda")  # noqa: E731
+        loader = TkvDecodeLoader.from_compressed(
+            kv_cache=cache, k_centroids=book, v_centroids=book, paged_kv_indptr=ints(np.arange(batch + 1) * (n // page)),
+            paged_kv_indices=torch.arange(pages, dtype=torch.int32, device="cuda"),
+            paged_kv_last_page_len=ints(np.full(batch, page)), page_size=page, num_kv_heads=kv_heads, k_packed_dim=row,
+            v_packed_dim=row, k_bw=4, v_bw=4, **offsets,
+        )  # fmt: skip
+        q = (torch.randn(batch, kv_heads * group, d, device="cuda") / math.sqrt(d)).bfloat16()
+        slots, table, b = cache.reshape(-1, lay["total_bytes"]), book.double(), batch - 1
+
+        def side(part: str, slots: Any = slots, b: int = b, n: int = n, table: Any = table) -> Any:
+            at, norm_at = lay[f"{part}_packed_off"], lay[f"{part}_norm_off"]
+            these = slots[b * n : (b + 1) * n]
+            codes_ = these[:, at : at + row]
+            numbers = torch.stack([codes_ & 15, codes_ >> 4], -1).reshape(n, d).long()
+            norm = these[:, norm_at : norm_at + 2].contiguous().view(torch.bfloat16).double()
+            return table[numbers] * norm
+
+        k, v = side("k"), side("v")  # of the last sequence's first head
+        truth = torch.softmax(q[b, :group].double() @ k.T, -1) @ v
+        del k, v
+        times = {}
+        for tile in (8, 16):
+            for splits in (1, 2, 4, 8, 16, 32, 33, 64, 66, 128, 256):
+                out = torch.full_like(q, math.nan)
+
+                def call(out: Any = out, tile: int = tile, splits: int = splits, q: Any = q, loader: Any = loader) -> Any:
+                    return tq_splitk_batch_decode(q, loader=loader, num_splits=splits, out=out, hpw=8, tile_tokens=tile)
+
+                try:
+                    got = call()
+                    times[microseconds(call, 10, 2)] = (tile, splits, error(got[b, :group], truth))
+                except Exception as reason:
+                    yield f"{name}: tile {tile}, {splits} splits: {type(reason).__name__}: {str(reason)[:200]}"
+                    break
+        if times:
+            best = min(times)
+            yield f"{name}: turbo-attn {best:.1f} us, (tile, splits, error) {times[best]}"
+
+
+def quantizers(d: int, key_bits: int, value_bits: int, prod: bool = False, **options: Any) -> tuple[Any, Any]:
+    """Quantizers with different rotations for keys and values."""
+    keys = tq.prod.setup(d, key_bits, 1, **options) if prod else tq.mse.setup(d, key_bits, 1)
+    return keys, tq.mse.setup(d, value_bits, 2)

@@ -1,0 +1,230 @@
+"""A prepared call of the fast decode attention: everything that does not change is fixed once, then it is three launches."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import _launch
+from ._decode_tables import codebook_words
+from .layout import Prepared
+from .logits import kept
+
+FAST_DIMENSIONS = (64, 128, 256)
+LOG2_E = 1 / math.log(2)
+UNLIMITED = 1 << 30
+BLOCKS_PER_PROCESSOR = 2
+
+
+def side_of(codes: Prepared, d: int) -> Any:
+    """The `Side` of codes that the fast kernel takes; None for others."""
+    from ._decode_programs import Side
+
+    form = codes.form
+    index_bits = form.bits - form.merged
+    if (
+        d not in FAST_DIMENSIONS
+        or form.n != d
+        or form.signs
+        or form.bits not in (2, 3, 4)
+        or index_bits < 2
+        or _launch.name_of(codes.scales) not in ("float16", "float32")
+    ):
+        return None
+    return Side(d, form.bits, _launch.name_of(codes.scales) == "float16", form.merged, form.residuals)
+
+
+def page_shift_of(codes: Prepared) -> int | None:
+    """log2 of the page size; -1 if not paged, None if the fast kernel does not take the pages."""
+    if codes.table is None:
+        return -1
+    size = int(codes.scales.shape[2])
+    return size.bit_length() - 1 if size >= 16 and size & (size - 1) == 0 else None
+
+
+def chunks_a_block(chunks: int, warps: int, processors: int) -> int:
+    """Chunks of 64 keys for each block, of `chunks` of all sequences and heads.
+
+    All blocks should be resident at once, two a processor, and the warps of each have the same number of chunks.
+    """
+    slots = max(BLOCKS_PER_PROCESSOR * processors, 1)
+    per = max(-(-chunks // slots), 1)
+    return -(-per // warps) * warps
+
+
+class Decoder:
+    """softmax(scale <q, k~>) v~ for given codes, as a call without arguments.
+
+    Parameters
+    ----------
+    Qk, Qv : quantizers of keys (`mse`, or `prod` with m = d) and values (`mse`)
+    q : (batch, heads, n_queries, d) array on the device, float32, float16 or bfloat16
+        Read anew at every call.
+    keys, values : Prepared
+        (batch, kv_heads, n), or paged alike.  Read anew at every call, lengths too.
+    out : array like q
+        Written at every call.
+    scale, causal, window
+        As in `attention.logits`, at the default positions.
+    per : int, optional
+        Chunks a block.
+    overlap : bool, optional
+        Whether each launch may begin before the one before it has ended; True from compute capability 9.0 on.
+    together : {1, 4}, optional
+        Query rows that a block of the last kernel joins.
+    registers, warps : int, optional
+        Most registers of a thread of the main kernel, and warps of a block of it.
+    whole : bool
+        Give the output; else the sums in the original basis, and the tops and totals of a `Partial`, in `tops`.
+    """
+
+    def __init__(
+        self, Qk: Any, Qv: Any, q: Any, keys: Prepared, values: Prepared, out: Any, *, scale: float | None = None,
+        causal: bool = True, window: int | None = None, per: int | None = None, whole: bool = True,
+        home: _launch.Home | None = None, overlap: bool | None = None, together: int | None = None,
+        registers: int | None = None, warps: int | None = None,
+    ) -> None:  # fmt: skip
+        from . import decode, decode_ends
+
+        home = _launch.home_of(q, keys.codes) if home is None else home
+        K, V, shift = side_of(keys, Qk.d), side_of(values, Qv.d), page_shift_of(keys)
+        batch, heads, n_queries, d = (int(n) for n in q.shape)
+        kv_heads = keys.shape[-2]
+        paged = keys.table is not None
+        capacity = int(keys.scales.shape[-1])
+        n_rows = heads // kv_heads * n_queries
+        columns = 1 if n_rows <= 4 else 2
+        row_blocks = -(-n_rows // (4 * columns))
+        groups = kv_heads * row_blocks
+        n_most = keys.shape[-1]
+        chunks = -(-n_most // decode.CHUNK)
+        if window is not None:
+            chunks = min(chunks, -(-(window + n_queries) // decode.CHUNK) + 1)
+        if warps is None:  # two blocks a processor: 8 warps of 128 registers, or 4 of 255
+            warps, registers = (8, 128) if columns * d <= 128 and not K.prod else (4, registers)
+        if per is None:
+            per = chunks_a_block(chunks * groups * batch, warps, _launch.processors())
+        self.splits, self.per = max(-(-chunks // per), 1), per
+        self.out = out
+        factor = (1 / math.sqrt(Qk.d) if scale is None else scale) * LOG2_E
+        (k_words, k_unit), (v_words, v_unit) = _codebook(Qk), _codebook(Qv)
+        self.codebooks = _launch.ready().to_device(np.tile(np.r_[k_words, v_words], (32, 1)))
+        self.turns = kept(Qk, "fused turns", lambda: _turns(Qk))
+        self.turn_back = kept(Qv, "fused turn back", lambda: np.asarray(Qv.rotation.matrix(), np.float32))
+        self.lengths = keys.lengths if paged else _launch.ready().to_device(np.full(batch, capacity, np.int32))
+        self.table = keys.table if paged else self.lengths
+        per_factor = 3 if K.prod else 1
+        self.operands = home.empty((batch * groups * columns * (d // 16) * (2 if K.prod else 1) * 32,), "int32")
+        self.factors = home.empty((batch * groups * columns * per_factor * 4,), "float32")
+        size = batch * groups * self.splits * 4 * columns * (Qv.d + 4)
+        _launch.enough_memory(4 * size, "partial results of decode attention")
+        self.partial = home.empty((size,), "float32")
+        self.tops = None if whole else home.empty((batch, heads, n_queries, 2), "float32")
+        self.arrays = (q, keys, values, out)
+        at = address
+        none = at(self.lengths)
+
+        def planes(x: Prepared) -> tuple[int, ...]:
+            return at(x.codes), at(x.high) if x.high is not None else at(x.codes), at(x.scales)
+
+        sketch = _sketch_constant(Qk)
+        span = UNLIMITED if window is None else window
+        overlap = _launch.capability() >= (9, 0) if overlap is None else overlap
+        if together is None:
+            together = 4 if batch * kv_heads * n_rows > 2 * _launch.processors() else 1
+        prepare = _launch.compiled(decode_ends.prepare_kernel, K, columns, _launch.name_of(q), overlap)
+        attend = _launch.compiled(
+            decode.attend_kernel, K, V, columns, warps, shift, overlap,
+            dynamic=decode.shared_bytes(K, V, columns, warps), registers=registers,
+        )  # fmt: skip
+        combine = _launch.compiled(
+            decode_ends.combine_kernel, V, columns, _launch.name_of(out), whole, together, overlap
+        )
+        self.functions = (prepare, attend, combine)
+        fix = overlapping if overlap else _launch.Function.fix
+        self.launches = (
+            prepare.fix(
+                (groups, batch, 1), decode_ends.PREPARE_THREADS, at(q), at(self.turns), at(self.operands), at(self.factors),
+                kv_heads, n_rows, factor * k_unit, factor * sketch * 2 / 127, factor * sketch * (256 / 127 - 1),
+            ),
+            fix(
+                attend, (self.splits, groups, batch), 32 * warps, *planes(keys),
+                at(keys.residuals) if keys.residuals is not None else none, *planes(values), at(self.operands),
+                at(self.factors), at(self.codebooks), at(self.partial), at(self.table), at(self.lengths), capacity,
+                int(keys.table.shape[1]) if paged else 0, kv_heads, per, n_queries, int(causal), span,
+            ),
+            fix(
+                combine, (-(-n_rows // together), kv_heads, batch), decode_ends.COMBINE_THREADS, at(self.partial), at(self.turn_back), at(out),
+                none if whole else at(self.tops), at(self.lengths), self.splits, kv_heads, n_rows, row_blocks, per,
+                n_queries, span, v_unit,
+            ),
+        )  # fmt: skip
+
+    def __call__(self, stream: int = 0) -> None:
+        """Launch on a stream."""
+        for launch in self.launches:
+            launch(stream)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes that a call reads."""
+        return int(sum(x.nbytes for x in self.arrays[1:3]))
+
+
+def overlapping(
+    function: _launch.Function, grid: tuple[int, int, int], threads: int, *arguments: Any
+) -> Callable[[int], None]:
+    """`Function.fix`, for a launch that may begin before the kernel before it in the stream has ended.
+
+    The kernel waits for that one itself, by `ptx.grid_wait`.
+    """
+    from cuda.bindings import driver
+
+    keep = function.fix(grid, threads, *arguments)
+    _, pointers, _ = keep.__defaults__[0]
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    config = driver.CUlaunchConfig()
+    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+    config.sharedMemBytes = function.dynamic
+    config.attrs, config.numAttrs = [attribute], 1
+    launch, handle, at = driver.cuLaunchKernelEx, function._handle, ctypes.addressof(pointers)
+
+    def call(stream: int, _alive: Any = (keep, attribute)) -> None:
+        config.hStream = stream
+        error = launch(config, handle, at, 0)[0]
+        if error:
+            function._check(error)
+
+    return call if math.prod(grid) else lambda stream: None
+
+
+def address(a: Any) -> int:
+    """Device address of an array of any library."""
+    return int(_launch.home_of(a).address(a))
+
+
+@functools.cache
+def _codebook(Q: Any) -> tuple[Any, float]:
+    """The words of a codebook's tables, 8 of them, and their unit."""
+    words, unit = codebook_words(Q.codebook.centroids)
+    return np.resize(words, 8), unit
+
+
+def _turns(Q: Any) -> Any:
+    """Pi^T of the keys, and S^T."""
+    turns = [Q.rotation.matrix().T] + ([Q.sketch.matrix().T] if Q.algorithm == "prod" else [])
+    return np.stack(turns).astype(np.float32)
+
+
+def _sketch_constant(Q: Any) -> float:
+    if Q.algorithm != "prod":
+        return 0.0
+    return float(Q.sketch.constant) * (1.0 if Q.stores_residual else Q.expected_residual)

@@ -1,0 +1,174 @@
+"""What the scan kernels read of a quantizer and of queries: tables of centroids and levels, queries in groups.
+
+*exact*: the centroids as float32, and the queries in the basis of the codes as float32.
+
+*int8*: a centroid c_l is taken as step * level_l, a whole number |level_l| <= 127 with step = max |c| / 127 (a sign
+is +-127 steps of 1/127 of its constant, exactly), and a query coordinate a_j as unit * byte_j, |byte_j| <= 127, with
+unit = max |a| / 127. Kernels add (level + 128) byte, starting at -128 sum of bytes, so sums of |level byte| <= 2^14
+stay exact in int32 for any order up to 2^31 / (255 * 127) coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import rotation
+from ._jit import kernel
+from .layout import Section, sections, stored_bits
+
+__all__ = ["MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "tables"]
+
+Reals = NDArray[np.floating[Any]]
+
+MAX_COORDINATES = 2**31 // (255 * 127)
+"""The longest section whose integer sums cannot overflow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What the kernels read of a quantizer.
+
+    Attributes
+    ----------
+    first, signs : Section
+        The section of indices and that of signs after it, or a sketch's signs alone, as `first`, and no words.
+    values : tuple of two arrays
+        The numbers that an index of each section stands for, float64: centroids, or -1 and +1.
+    floats : tuple of two arrays
+        The same as float32, signs times the sketch's constant, repeated to 16, or to 256.
+    levels : tuple of two arrays
+        The levels plus 128 as bytes, repeated to 64, or to 256, as uint32.
+    steps : (float, float)
+        What a level is worth in each section.
+    """
+
+    first: Section
+    signs: Section
+    values: tuple[NDArray[np.float64], NDArray[np.float64]]
+    floats: tuple[NDArray[np.float32], NDArray[np.float32]]
+    levels: tuple[NDArray[np.uint32], NDArray[np.uint32]]
+    steps: tuple[float, float]
+
+
+_kept: WeakKeyDictionary[Any, Tables] = WeakKeyDictionary()
+
+
+def tables(Q: Any) -> Tables:
+    """The `Tables` of a quantizer of `mse`, `qjl` or `prod`, kept as long as the quantizer."""
+    if Q not in _kept:
+        _kept[Q] = _tables(Q)
+    return _kept[Q]
+
+
+def _tables(Q: Any) -> Tables:
+    streams = [section for section in sections(Q) if section.bits]
+    signs = np.array([-1.0, 1.0])
+    numbers = [np.array(Q.codebook.centroids) if hasattr(Q, "codebook") and Q.codebook.bits else signs, signs]
+    first, second = [*streams, Section(0, 1, streams[0].words, 0)][:2]
+    constant = Q.sketch.constant if hasattr(Q, "sketch") else 1.0
+    if hasattr(Q, "residual") and not Q.stores_residual:
+        constant *= Q.expected_residual
+    worth = (1.0 if len(numbers[0]) > 2 or not hasattr(Q, "sketch") or len(streams) == 2 else constant, constant)
+    size = 256 if first.bits > 4 else 16
+    steps, floats, levels = [], [], []
+    for values, factor, n in zip(numbers, worth, (size, 16), strict=True):
+        step = float(np.abs(values).max()) / 127
+        steps.append(step * factor)
+        floats.append(_repeated((values * factor).astype(np.float32), n))
+        levels.append(_repeated((np.rint(values / step) + 128).astype(np.uint8), max(n, 64)).view(np.uint32))
+    return Tables(first, second, tuple(numbers), tuple(floats), tuple(levels), tuple(steps))  # type: ignore[arg-type]
+
+
+def _repeated(values: NDArray[Any], n: int) -> NDArray[Any]:
+    """Values, filled up to a power of two by the last, again and again up to n of them."""
+    size = 1 << (len(values) - 1).bit_length()
+    full = np.concatenate([values, np.repeat(values[-1:], size - len(values))])
+    return np.ascontiguousarray(np.resize(full, n))
+
+
+def in_bases(Q: Any, unit: Reals) -> list[Reals]:
+    """Queries (n, d) in the bases of the streams of a code: Pi y and S y, or one of them."""
+    parts = [rotation.apply(Q.rotation, unit)] if hasattr(Q, "rotation") else []
+    return [*parts, _sketched(Q.sketch, unit)] if hasattr(Q, "sketch") else parts
+
+
+_sketches: WeakKeyDictionary[Any, dict[np.dtype, Reals]] = WeakKeyDictionary()
+
+
+def _sketched(sketch: Any, x: Reals) -> Reals:
+    if sketch.gaussian is None:
+        parts = [rotation.apply(block, x) for block in sketch.blocks]
+        return np.concatenate(parts, axis=-1)[..., : sketch.m] * x.dtype.type(np.sqrt(sketch.d))
+    kept = _sketches.setdefault(sketch, {})
+    if x.dtype not in kept:
+        kept[x.dtype] = np.ascontiguousarray(sketch.gaussian.astype(x.dtype).T)
+    return np.asarray(x @ kept[x.dtype])
+
+
+def coordinates(section: Section) -> int:
+    """Coordinates of a section with those that fill up its words."""
+    if section.bits == 3:
+        return section.words // 3 * 32
+    return section.words * 32 // stored_bits(section.bits)
+
+
+@kernel
+def _lay_floats(a: Any, size: int, to: Any) -> None:
+    for i in range(a.shape[0]):
+        group, q = divmod(i, size)
+        for j in range(a.shape[1]):
+            to[group, j, q] = a[i, j]
+
+
+def float_queries(a: Reals, section: Section, size: int) -> NDArray[np.float32]:
+    """Queries (n, count) as the kernels of float sums read them: (groups, coordinates, size), filled up with zeros."""
+    laid = np.zeros((-(-len(a) // size), coordinates(section), size), np.float32)
+    _lay_floats(a, size, laid)
+    return laid
+
+
+@kernel
+def _lay_bytes(a: Any, size: int, parts: int, to: Any, starts: Any, units: Any) -> None:
+    """to[group, word, s, q, c]: coordinate `parts` c + s of a word, of query `size` group + q; see `layout`."""
+    for i in range(a.shape[0]):
+        largest = np.float32(0)
+        for j in range(a.shape[1]):
+            largest = max(largest, abs(a[i, j]))
+        units[i] = largest / 127.0 if largest > 0 else 1.0
+        group, q = divmod(i, size)
+        factor, total, j = 1 / units[i], 0, 0
+        for word in range(to.shape[1]):
+            for c in range(4):
+                for s in range(parts):
+                    if j < a.shape[1]:
+                        number = np.int32(np.rint(a[i, j] * factor))
+                        to[group, word, s, q, c] = number
+                        total, j = total + number, j + 1
+        starts[i] = -128 * total
+
+
+def byte_queries(
+    a: Reals, section: Section, size: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int32], NDArray[np.float64]]:
+    """Queries (n, count) float32 as the kernels of integer sums read them.
+
+    Returns
+    -------
+    steps : (groups, coordinates / 4, size) uint32
+        The four bytes that meet the bytes of ``word >> b s``, for each word and s.
+    starts : (groups size) int32
+        -128 times the sum of a query's bytes.
+    units : (n) float64
+        What a byte is worth.
+    """
+    bits = 2 if section.bits == 3 else stored_bits(section.bits)
+    groups, words = -(-len(a) // size), coordinates(section) * bits // 32
+    laid = np.zeros((groups, words, 8 // bits, size, 4), np.int8)
+    starts, units = np.zeros(groups * size, np.int32), np.empty(len(a))
+    _lay_bytes(a, size, 8 // bits, laid, starts, units)
+    return laid.view(np.uint32).reshape(groups, words * (8 // bits), size), starts, units

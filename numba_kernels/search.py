@@ -1,0 +1,218 @@
+"""Exhaustive search over codes, compiled: the function `topk` of `turboquant_ref.scoring` over this package's Prepared.
+
+Two precisions, each under its own name:
+
+"exact"
+    float32 centroids and sums. The score differs from the reference's by rounding alone: `bound`.
+"int8"
+    8-bit levels of the centroids times 8 bits of a query coordinate, in integers, four to five times as fast. Sums of
+    integers are exact: a score is the same for any number of threads, any chunk, any other query beside it, and any
+    instruction set. `bound` says how far it may be from the exact one. With ``rescore=m`` the m best are scored
+    again in float64 and the k best of them returned; they are those of the reference, in its order, if the m-th best
+    int8 score is farther than twice the bound below the k-th best of the new ones (up to scores that differ by less
+    than its own rounding, 1e-8).
+
+Of equal scores the first position comes first, with any number of threads: a heap keeps the smaller position, and
+parts of the codes are merged in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from turboquant_ref.scoring import METRICS, best, check_search, scores_of, stores_norm
+from turboquant_ref.vectors import check_integer
+from turboquant_ref.vectors import norm_and_unit as reference_norm_and_unit
+
+from . import group, scan
+from ._jit import LEVEL, in_parts
+from ._norms import norm_and_unit
+from .arrange import MAX_COORDINATES, Tables, byte_queries, coordinates, float_queries, in_bases, tables
+from .layout import LANES, Prepared, check_prepared
+from .ranking import Ranking, exact_costs
+
+__all__ = ["METRICS", "PRECISIONS", "topk"]
+
+Reals = NDArray[np.floating[Any]]
+Ids = NDArray[np.int64]
+
+PRECISIONS = ("exact", "int8")
+
+CHUNK = 1024
+"""Codes that are scored at a time, for one group of queries after the other: they stay in the second-level cache."""
+
+GROUPS = {"avx512": (22, 8), "avx2": (4, 4), "portable": (4, 4)}[LEVEL]
+"""Queries of a group: as many as there are registers for, and fewer for a rest."""
+
+CHAINS = 4
+"""Chains of additions of a query that is alone."""
+
+ENOUGH = 2**23
+"""Coordinates times queries that are worth a thread."""
+
+
+def topk(
+    Q: Any,
+    prepared: Prepared,
+    queries: ArrayLike,
+    k: int,
+    metric: str = "ip",
+    norms: ArrayLike | None = None,
+    chunk: int = CHUNK,
+    precision: str = "exact",
+    rescore: int | None = None,
+) -> tuple[Reals, Ids]:
+    """The k codes with the best estimated scores for each query: exhaustive search.
+
+    Parameters
+    ----------
+    Q : a quantizer of `mse`, `qjl` or `prod`
+    prepared : Prepared
+        Of n vectors.
+    queries : (n_queries, d) array
+        Not quantized but for "int8".
+    k : int
+        At least 1; it may exceed n.
+    metric : {"ip", "cosine", "l2"}
+        As in `turboquant_ref.scoring`.
+    norms : (n,) array, optional
+        ||x||, for "cosine" and "l2" where the codes do not hold it (the scale is not "norm").
+    chunk : int
+        Codes that are scored at a time. The result does not depend on it.
+    precision : {"exact", "int8"}
+        See the module's docstring.
+    rescore : int, optional
+        At least k: so many of the best are scored again in float64.
+
+    Returns
+    -------
+    scores : (n_queries, k) array
+        In the compute dtype of the queries, best first; infinite where beyond its largest number (NumPy warns).
+    positions : (n_queries, k) int64
+        Of the codes in `prepared`; of equal scores the first comes first. Where k exceeds n: -1, and the worst score.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For codes of another quantizer, bad queries, or missing norms.
+    """
+    y, k = check_search(Q, queries, k, metric)
+    chunk, count = check_integer(chunk, "chunk", 1), k if rescore is None else check_integer(rescore, "rescore", k)
+    known = tables(Q)
+    _check(Q, prepared, known, precision)
+    given = _norms(Q, prepared, metric, norms)
+    query_norms, unit = norm_and_unit(y, name="queries")
+    query_norms = query_norms.astype(np.float64)
+    count = min(count, prepared.n)
+    if count == 0 or len(y) == 0:
+        return scores_of(metric, np.full((len(y), k), np.inf, y.dtype)), np.full((len(y), k), -1)
+    ranking = Ranking.of(prepared, metric, query_norms, given)
+    bases = [*in_bases(Q, unit.astype(np.float32)), np.empty((len(y), 0), np.float32)]
+    if ranking.alpha is not None:
+        bases = [a * ranking.alpha[:, None] for a in bases]
+    main, signs = [a for a, (_, bits) in zip(bases, [*Q.record.streams, (0, 1)], strict=False) if bits][:2]
+    found, positions = _scan(known, ranking, (main, signs), count, chunk, precision)
+    if rescore is None:
+        costs = ranking.costs(found)
+    else:
+        query_norms, unit = reference_norm_and_unit(y.astype(np.float64), name="queries")
+        costs = exact_costs(Q, prepared, metric, unit, query_norms, given, positions)
+    costs = costs.astype(y.dtype)
+    if count != k or rescore is not None or not (costs[:, 1:] > costs[:, :-1]).all():  # equal once rounded: by position
+        costs, positions = best(k, costs, positions)
+    return scores_of(metric, costs), positions
+
+
+def _check(Q: Any, prepared: Any, known: Tables, precision: str) -> None:
+    check_prepared(Q, prepared)
+    if len(prepared.shape) != 1:
+        raise ValueError(f"prepared: expected codes of shape (n,), got {prepared.shape}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
+    longest = max(coordinates(known.first), coordinates(known.signs))
+    if precision == "int8" and longest > MAX_COORDINATES:
+        raise ValueError(f'precision: "int8" sums at most {MAX_COORDINATES} coordinates, these codes have {longest}')
+
+
+def _norms(Q: Any, prepared: Prepared, metric: str, norms: ArrayLike | None) -> NDArray[np.float64]:
+    """||x|| for each vector, float64; nothing for "ip"."""
+    if norms is not None:
+        given = np.asarray(norms, dtype=np.float64)
+        if given.shape != prepared.shape or not (np.isfinite(given) & (given >= 0)).all():
+            raise ValueError(f"norms: expected {prepared.n} finite numbers of at least 0, got shape {given.shape}")
+    if metric == "ip":
+        return np.empty(0)
+    if norms is not None:
+        return given
+    if not stores_norm(Q):
+        raise ValueError(f'norms: metric "{metric}" needs the norms of the vectors, which these codes do not hold')
+    return prepared.values[0, : prepared.n].astype(np.float64)
+
+
+def _groups(n: int) -> list[tuple[tuple[tuple[int, ...], ...], slice]]:
+    """The shapes of groups that n queries go in, each with the queries of all groups of that shape."""
+    if n == 1:
+        return [(group.of(1, CHAINS), slice(0, 1))]
+    large, small = GROUPS
+    rest = n % large
+    split = n - rest if rest <= small else n
+    found = [(group.of(large, 1), slice(0, split))] if split else []
+    return found + ([(group.of(small, 1), slice(split, n))] if split < n else [])
+
+
+def _scan(
+    known: Tables, ranking: Ranking, queries: tuple[Reals, Reals], count: int, chunk: int, precision: str
+) -> tuple[Reals, Ids]:
+    """Scores, as `ranking` has them, and positions of the best `count` codes, best first."""
+    sections = (known.first, known.signs)
+    bits = known.first.bits if known.first.bits < 5 else 8
+    kernel = (scan.float_scan if precision == "exact" else scan.byte_scan)(bits, known.signs.words > 0)
+    words, chosen = tuple(s.words for s in sections), known.floats if precision == "exact" else known.levels
+    units = np.ones(len(queries[0]))
+    shapes = _groups(len(units))
+    arranged: list[tuple[Any, ...]] = []
+    for shape, part in shapes:
+        size, parts = len(shape), [a[part] for a in queries]
+        beta = np.zeros(-(-len(parts[0]) // size) * size, np.float32)
+        if precision == "exact":
+            beta[: len(parts[0])] = ranking.beta[part]
+            arranged.append((*(float_queries(a, s, size) for a, s in zip(parts, sections, strict=True)), beta))
+            continue
+        (first, starts, unit), (second, sign_starts, sign_unit) = (
+            byte_queries(a, s, size) for a, s in zip(parts, sections, strict=True)
+        )
+        units[part] = unit * known.steps[0]
+        ratios = np.zeros_like(beta)
+        beta[: len(unit)] = ranking.beta[part] / units[part]
+        ratios[: len(unit)] = sign_unit * known.steps[1] / units[part]
+        arranged.append((first, second, beta, starts, sign_starts, ratios))
+    vectors = (ranking.weights, ranking.residuals, ranking.bias)
+    codes, n = ranking.codes, ranking.n
+
+    def run(start: int, stop: int) -> list[Any]:
+        found = []
+        for (shape, part), given in zip(shapes, arranged, strict=True):
+            size, real = len(given[2]), part.stop - part.start
+            thresholds = np.full(size, np.inf, np.float32)
+            thresholds[:real] = -np.inf
+            scores = np.full((size, count), -np.inf, np.float32)
+            heaps = (thresholds, scores, np.full((size, count), scan.NOWHERE))
+            candidates = np.empty((len(shape), LANES), np.float32)
+            blocks = (start, stop, n, max(1, chunk // LANES))
+            kernel(shape, codes, blocks, words, chosen, given, vectors, heaps, candidates)
+            found.append((scores[:real], heaps[2][:real]))
+        return found
+
+    work = LANES * max(4, len(queries[0])) * (coordinates(known.first) + coordinates(known.signs))
+    # of 7 blocks: parts that begin a power of two apart would share the sets of a cache
+    first, *others = in_parts(run, len(codes), -(-ENOUGH // work), step=7)
+    for other in others:
+        for (scores, positions), (more, more_positions) in zip(first, other, strict=True):
+            scan.merge(scores, positions, more, more_positions)
+    for scores, positions in first:
+        scan.order(scores, positions)
+    scores, positions = (np.concatenate(parts) for parts in zip(*first, strict=True))
+    return scores * units[:, None], positions
