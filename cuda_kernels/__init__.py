@@ -24,8 +24,9 @@ machine, registers      straight-line programs on registers: emitted as machine 
 ptx                     the only file that names PTX
 _launch                 whose arrays these are, launches, errors
 
-Arrays may be of NumPy (copied there and back), CuPy, PyTorch, JAX or Numba (read where they are). Importing needs neither a
-GPU nor numba-cuda; the first call says what is missing. NUMBA_ENABLE_CUDASIM=1 runs the plain kernels on the CPU.
+Arrays may be of NumPy (copied there and back), CuPy, PyTorch, JAX or Numba (read where they are). Importing needs
+neither a GPU nor numba-cuda; the first call says what is missing. NUMBA_ENABLE_CUDASIM=1 runs the plain kernels on the
+CPU.
 """
 
 from __future__ import annotations

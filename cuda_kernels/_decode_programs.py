@@ -2,12 +2,13 @@
 
 Three steps, all on the tensor cores' int8 instruction m16n8k32, whose sums are exact integers:
 
-`scores`   16 keys x 32 coordinates of codes times 32 coordinates x 8 columns of queries. Codes become bytes by PRMT, which
-           picks one of 8 table bytes by 3 bits: two planes of bytes, 256 hi + lo, make a 16-bit codebook. A query is
-           16 bits too, hi and lo in two columns, so that 4 queries fill the 8 columns.
+`scores`   16 keys x 32 coordinates of codes times 32 coordinates x 8 columns of queries. Codes become bytes by PRMT,
+           which picks one of 8 table bytes by 3 bits: two planes of bytes, 256 hi + lo, make a 16-bit codebook. A
+           query is 16 bits too, hi and lo in two columns, so that 4 queries fill the 8 columns.
 `weights`  The online softmax, and its weights times the values' scales as 16-bit integers, hi and lo in two columns.
-`sums`     16 coordinates x 32 keys of value codes times 32 keys x 8 columns of weights. The instruction wants 4 keys of one
-           coordinate in a register, rows have 8 coordinates of one key: nibbles are transposed in registers first.
+`sums`     16 coordinates x 32 keys of value codes times 32 keys x 8 columns of weights. The instruction wants 4 keys
+           of one coordinate in a register, rows have 8 coordinates of one key: nibbles are transposed in registers
+           first.
 
 Lane 4 g + t of a warp; the columns 2t and 2t + 1 belong to query t. `o` is the machine.
 """
@@ -52,7 +53,8 @@ class Side:
     def offsets(self) -> tuple[int, ...]:
         """Where a chunk's region of each begins in shared memory, and where the last one ends.
 
-        Copies are of aligned 16 bytes; where rows are shorter a chunk may begin within such a piece, so it has one more.
+        Copies are of aligned 16 bytes; where rows are shorter a chunk may begin within such a piece, so it has one
+        more.
         """
         at = [0]
         for row in self.rows:
@@ -85,8 +87,8 @@ def scalar(o: Any, side: Side, address: Any, offset: int) -> Any:
 def multiply(o: Any, side: Side, tables: list[Any], selectors: list[Any], columns: list[Any], totals: Any) -> Any:
     """totals + codebook[selectors] times each of `columns`, for both planes: totals[column][plane] of 4 registers.
 
-    Of 16 entries PRMT knows 8; its top bit replicates a sign instead: 0 or -1. Looking the other 8 up with that bit flipped
-    and adding both products gives the entry, once the tables are corrected by the other's -1 (`tables.signed`).
+    Of 16 entries PRMT knows 8; its top bit replicates a sign instead: 0 or -1. Looking the other 8 up with that bit
+    flipped and adding both products gives the entry, once the tables are corrected by the other's -1 (`tables.signed`).
     """
     kind = o.mma_s8 if totals["kind"] == "s8" else o.mma_s8u8
     flipped = [o.xor(s, 0x8888) for s in selectors] if side.index_bits == 4 else []
@@ -157,8 +159,8 @@ def scores(
     """Logits, in units of log 2, of the chunk's keys: score 8 c + 2 j + r is of key 16 j + 8 r + g and query 4 c + t.
 
     `queries` holds for each column group c the 2 d/32 registers of the rotated query (prod: and as many of the sketched
-    one); `scales` for each c the scale (prod: and the sketch's two, factor and offset).  `regions` are the shared addresses
-    of the chunk's planes and scalars.
+    one); `scales` for each c the scale (prod: and the sketch's two, factor and offset).  `regions` are the shared
+    addresses of the chunk's planes and scalars.
     """
     steps, per = side.d // 32, 3 if side.prod else 1
     columns = len(scales) // per
@@ -267,8 +269,8 @@ def weights(o: Any, lane: Any, s: list[Any], scales: list[Any], top: Any, total:
 
 
 def _transpose(o: Any, k: list[Any]) -> list[Any]:
-    """4 words of 8 nibbles, one a key, to 4 words of 2 x 4 nibbles: those of the 4 keys at nibbles (0, 2), (4, 6), (1, 3),
-    (5, 7), the first of each pair in the lower half."""
+    """4 words of 8 nibbles, one a key, to 4 words of 2 x 4 nibbles: those of the 4 keys at nibbles (0, 2), (4, 6),
+    (1, 3), (5, 7), the first of each pair in the lower half."""
     pairs = []
     for a, b in (k[:2], k[2:]):
         even = o.or_(o.and_(a, 0x0F0F0F0F), o.and_(o.left(b, 4), 0xF0F0F0F0))
@@ -340,7 +342,9 @@ def sums(
     m = 0
     step = min(size, 8 if n == 1 else 4)  # few registers at a time
     for first in range(0, size, step):
-        S = [value_words(o, regions[0], lane, side.rows[0], step, column, G, first, side.swizzle) for G in range(GROUPS)]
+        S = [
+            value_words(o, regions[0], lane, side.rows[0], step, column, G, first, side.swizzle) for G in range(GROUPS)
+        ]
         for word in range(len(S[0][0])):
             for p in range(4 // main):
                 totals = _zero(n, "u8")

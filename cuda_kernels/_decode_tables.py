@@ -1,4 +1,4 @@
-"""Tables of the fast decode kernel that depend on a quantizer alone: integer codebooks, and which coordinate is where."""
+"""Tables of the fast kernels that depend on a quantizer alone: integer codebooks, and which coordinate is where."""
 
 from __future__ import annotations
 

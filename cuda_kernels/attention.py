@@ -2,15 +2,14 @@
 
     out = sum_j softmax(softcap(scale <q, k~_j>) + mask)_j v~_j
 
-`attend` and `partial` take keys and values as Prepared (contiguous, or pages with a block table), Packed, codes, or vectors
-where the quantizer is None. Decode attention of `mse` and `prod` keys with `mse` values, d of 64, 128 or 256 and 2 to 4 bits, runs
-in one fused pass on the tensor cores (`decode`); everything else in the plain kernels (`decode_plain`). `fix` is the fused
-call with its arguments fixed once.
+`attend` and `partial` take keys and values as Prepared (contiguous, or pages with a block table), Packed, codes, or
+vectors where the quantizer is None. Decode attention of `mse` and `prod` keys with `mse` values, d of 64, 128 or 256
+and 2 to 4 bits, runs in one fused pass on the tensor cores (`decode`); everything else in the plain kernels
+(`decode_plain`). `fix` is the fused call with its arguments fixed once.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ import numpy as np
 
 from turboquant_ref.attention import Fidelity, Partial, _check, _heads, fidelity, select, softmax, visible
 from turboquant_ref.attention import merge as _merge
-from turboquant_ref.codes import batch_shape
 from turboquant_ref.vectors import check_integer
 
 from . import _launch
@@ -30,8 +28,18 @@ from .logits import as_prepared, kept, logits
 from .vectors import as_rows, check_device
 
 __all__ = [
-    *("Fidelity", "Partial", "attend", "attend_blocks", "fidelity", "fix", "logits", "merge", "partial", "select"),
-    *("softmax", "visible"),
+    "Fidelity",
+    "Partial",
+    "attend",
+    "attend_blocks",
+    "fidelity",
+    "fix",
+    "logits",
+    "merge",
+    "partial",
+    "select",
+    "softmax",
+    "visible",
 ]
 
 
@@ -143,7 +151,7 @@ def _fused(call: _Call, q: Any, home: _launch.Home, whole: bool, dtype: str) -> 
         call.Qk, call.Qv, q, _four_axes(call.keys), _four_axes(call.values), out, scale=call.scale, causal=call.causal,
         window=call.window, whole=whole, home=home,
     )  # fmt: skip
-    decoder(home.stream())
+    decoder()
     out = out.reshape((*call.shape, call.Qv.d))
     return out if whole else (decoder.tops.reshape((*call.shape, 2)), out)
 
@@ -193,10 +201,10 @@ def _cuda(a: Any) -> Any:
 
 
 def _product(a: Any, b: Any, home: _launch.Home, dtype: str) -> Any:
-    from .operands import turn
+    from .decode_plain import multiply
 
     out = _launch.ready().device_array((int(a.shape[0]), int(b.shape[1])), np.dtype(dtype))
-    _launch.plain(turn, _launch.blocks(math.prod(out.shape), 128), 128, home, a, b, out)
+    _launch.plain(multiply, _launch.blocks(math.prod(out.shape), 128), 128, home, a, b, out)
     return out
 
 
@@ -258,8 +266,8 @@ def _plain(call: _Call, q: Any, home: _launch.Home, whole: bool) -> Any:
     _launch.plain(
         kernel, (n_rows, splits), plain.THREADS, home, queries, *_rows_of(call.Qk, call.keys, home, dtype),
         *_rows_of(call.Qv, call.values, home, dtype), table,
-        device(np.ascontiguousarray(seen, dtype=np.int32)), spread(call.added, "added"), spread(call.mask, "mask"), heads, group, per, call.scale, call.softcap or 1.0,
-        sums, tops,
+        device(np.ascontiguousarray(seen, dtype=np.int32)), spread(call.added, "added"), spread(call.mask, "mask"),
+        heads, group, per, call.scale, call.softcap or 1.0, sums, tops,
     )  # fmt: skip
     _launch.plain(plain.combine, n_rows, plain.THREADS, home, sums, tops, joined, joined_tops, whole)
     if call.Qv is not None:
@@ -291,7 +299,8 @@ def attend(Qk: Any, Qv: Any, q: Any, keys: Any, values: Any, *, dtype: str | Non
     q : (*batch, heads, n_queries, d)
         float32, float16 or bfloat16 (float64 by the plain kernel), NumPy or on the device.
     keys, values : Prepared, Packed or codes, of shape (*batch, kv_heads, n_keys)
-        Prepared ones may be paged, with sequences of different lengths: then the queries of each are its last positions.
+        Prepared ones may be paged, with sequences of different lengths: then the queries of each are its last
+        positions.
     dtype : {"float32", "float16", "bfloat16", "float64"}, optional
         Of the output; float64 for float64 queries and float32 for all others if None.
     options
@@ -407,7 +416,7 @@ def fix(
     Qk: Any, Qv: Any, q: Any, keys: Prepared, values: Prepared, *, out: Any = None, scale: float | None = None,
     causal: bool = True, window: int | None = None,
 ) -> Decoder:  # fmt: skip
-    """`attend` for decoding, prepared: arguments are checked, kernels compiled and room made once; ``call(stream)`` launches.
+    """`attend` for decoding, prepared: arguments are checked, kernels compiled and room made once; ``call()`` launches.
 
     Parameters
     ----------
@@ -416,7 +425,7 @@ def fix(
     keys, values : Prepared
         (batch, kv_heads, n_keys), or pages with a block table.
     out : array like q, optional
-        New room if None; ``call.out``.
+        New room if None; what ``call()`` gives.
     scale, causal, window
         As in `attend`.
 
@@ -430,8 +439,8 @@ def fix(
     call = _checked(Qk, Qv, q, keys, values, scale, None, None, causal, window, None)
     if len(call.kv_shape) != 3 or not _is_fast(call, _launch.name_of(q)):
         raise ValueError(
-            "q, keys, values: a fixed call takes q (batch, heads, n_queries, d) of float32, float16 or bfloat16 with d of 64, "
-            "128 or 256, and mse or prod keys and mse values of 2 to 4 bits with float16 or float32 scalars; got "
+            "q, keys, values: a fixed call takes q (batch, heads, n_queries, d) of float32, float16 or bfloat16 with d "
+            "of 64, 128 or 256, and mse or prod keys and mse values of 2 to 4 bits with float16 or float32 scalars; got "
             f"{_launch.name_of(q)} {tuple(q.shape)}, {Qk.algorithm} keys and {Qv.algorithm} values"
         )
     home = _launch.home_of(q)

@@ -1,14 +1,14 @@
 """Decode attention straight from codes on the int8 tensor cores: one pass over keys and values, split over many blocks.
 
-    prepare    turns the queries (Pi q, and S q for `prod` keys), makes 16-bit integers of them and lays them out as operands
-    attend     a block has some of the chunks of 64 keys of one sequence and key head; its warps take turns. A warp copies the
-               next chunk's codes to shared memory while it computes this one's: `_decode_programs`
+    prepare    turns the queries (Pi q, and S q for `prod` keys), makes 16-bit integers of them and lays them out as
+    operands attend     a block has some of the chunks of 64 keys of one sequence and key head; its warps take turns.
+               A warp copies the next chunk's codes to shared memory while it computes this one's: `_decode_programs`
     combine    joins the blocks' partial results, turns them back (Pi^T), and rounds them to the caller's dtype
 
 The three are launched in a row, and can be captured in a CUDA graph: what they read and write is fixed by `Decoder`.
 
-The error is that of 16-bit fixed point in queries, weights and both codebooks: below 1e-4 of the output's norm against float64
-from the same codes. The result does not depend on the launch's order of blocks.
+The error is that of 16-bit fixed point in queries, weights and both codebooks: below 1e-4 of the output's norm
+against float64 from the same codes. The result does not depend on the launch's order of blocks.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from .machine import program
 U32, I32, I64, F32 = ptx.U32, ptx.I32, ptx.I64, ptx.F32
 
 ATTEND = (I64,) * 13 + (I32,) * 7
-"""keys' planes (2), norms, residuals; values' planes (2), scales; operands, factors, codebooks, partial sums, their tops and
-totals, block table, lengths; keys of a tile, tiles a sequence, heads, chunks a block, queries, causal, window."""
+"""keys' planes (2), norms, residuals; values' planes (2), scales; operands, factors, codebooks, partial sums, their
+tops and totals, block table, lengths; keys of a tile, tiles a sequence, heads, chunks a block, queries, causal,
+window."""
 
 
 def _plane_copier(row: int, region: int, page_shift: int) -> Any:
@@ -38,7 +39,7 @@ def _plane_copier(row: int, region: int, page_shift: int) -> Any:
     size = 1 << max(page_shift, 0)
 
     @cuda.jit(device=True, forceinline=True)
-    def copy(to, base, end, table, c, n, lane, swizzled, heads, head):
+    def copy(to, base, shift, table, c, n, lane, swizzled, heads, head):
         source = base + int64(c) * (CHUNK * row)
         whole = CHUNK * (c + 1) + 16 <= n
         for i in range(rounds):
@@ -49,10 +50,11 @@ def _plane_copier(row: int, region: int, page_shift: int) -> Any:
                 if whole:
                     ptx.copy_16(place, at)
                 else:
-                    ptx.copy_some(place, min(at, end), uint32(min(max(end - at, 0), 16)))
+                    size = int32(min(max(int32((n - CHUNK * c) * row + int32(shift & uint32(15)) - 16 * piece), 0), 16))
+                    ptx.copy_some(place, at if size > 0 else base, uint32(size))
 
     @cuda.jit(device=True, forceinline=True)
-    def copy_paged(to, base, end, table, c, n, lane, swizzled, heads, head):
+    def copy_paged(to, base, shift, table, c, n, lane, swizzled, heads, head):
         # a piece of 16 bytes never leaves a page, which has a multiple of 16 rows
         for i in range(rounds):
             piece = int32(32 * i + int32(lane))
@@ -75,21 +77,25 @@ def _side_copier(side: Side, planes: bool, scalars: bool, page_shift: int) -> An
     two, residuals = n_planes == 2, side.residuals
 
     @cuda.jit(device=True, forceinline=True)
-    def copy(to, bases, ends, table, c, n, lane, swizzled, heads, head):
+    def copy(to, bases, at, table, c, n, lane, swizzled, heads, head):
         if planes:
-            first(to, bases[0], ends[0], table, c, n, lane, swizzled, heads, head)
+            first(to, bases[0], at[0], table, c, n, lane, swizzled, heads, head)
             if two:
-                second(uint32(to + uint32(at_second)), bases[1], ends[1], table, c, n, lane, lane, heads, head)
+                second(uint32(to + uint32(at_second)), bases[1], at[1], table, c, n, lane, lane, heads, head)
         if scalars:
-            scales(uint32(to + uint32(at_scales)), bases[2], ends[2], table, c, n, lane, lane, heads, head)
+            scales(uint32(to + uint32(at_scales)), bases[2], at[2], table, c, n, lane, lane, heads, head)
             if residuals:
-                scales(uint32(to + uint32(at_residuals)), bases[3], ends[3], table, c, n, lane, lane, heads, head)
+                scales(uint32(to + uint32(at_residuals)), bases[3], at[3], table, c, n, lane, lane, heads, head)
 
     return copy
 
 
 def _locator(side: Side, page_shift: int) -> Any:
-    """A device function: from a side's arrays, aligned addresses of a head's planes, their ends, and shared addresses."""
+    """A device function: from a side's arrays, aligned addresses of a head's planes, and where they go in shared
+    memory.
+
+    A shared address has the last 4 bits of the global one.
+    """
     paged, scalar = page_shift >= 0, side.rows[-1]
     rows = (side.rows[0], side.rows[1] if side.bits == 3 else 0, scalar, scalar if side.residuals else 0)
     r0, r1, r2, r3 = rows
@@ -98,12 +104,11 @@ def _locator(side: Side, page_shift: int) -> Any:
     o1, o2, o3 = o[1], o[n], o[n + 1]
 
     @cuda.jit(device=True, forceinline=True)
-    def locate(p0, p1, p2, p3, shared, tile, n):
+    def locate(p0, p1, p2, p3, shared, tile):
         if paged:
             at = (uint32(shared), uint32(shared + uint32(o1)), uint32(shared + uint32(o2)), uint32(shared + uint32(o3)))
-            return (p0, p1, p2, p3), (p0, p1, p2, p3), at
+            return (p0, p1, p2, p3), at
         a0, a1, a2, a3 = p0 + tile * r0, p1 + tile * r1, p2 + tile * r2, p3 + tile * r3
-        ends = (a0 + int64(n) * r0, a1 + int64(n) * r1, a2 + int64(n) * r2, a3 + int64(n) * r3)
         m1, m2, m3 = a1 & 15, a2 & 15, a3 & 15
         at = (
             uint32(shared),
@@ -111,7 +116,7 @@ def _locator(side: Side, page_shift: int) -> Any:
             uint32(shared + uint32(o2 + m2)),
             uint32(shared + uint32(o3 + m3)),
         )
-        return (a0, a1 - m1, a2 - m2, a3 - m3), ends, at
+        return (a0, a1 - m1, a2 - m2, a3 - m3), at
 
     return locate
 
@@ -161,7 +166,7 @@ def attend_kernel(
 
     load_query, load_factors = load(n_query, 128, False), program(load_factors_, ptx.group(F32, n_factor), I64)
     # where registers are short the tables are read again at each step, from the nearest cache
-    load_key_table, load_value_table = load(n_key_table, 4, not reload), load(n_value_table, 4, not reload)
+    load_key_table, load_value_table = load(n_key_table, 128, not reload), load(n_value_table, 128, not reload)
 
     def scores_(o, at, lane, query, table, factors):
         return programs.scores(o, keys, k_regions(at), lane, query, table, factors)
@@ -256,8 +261,8 @@ def attend_kernel(
         to_v = uint32(to_k + uint32(key_bytes))
         tile = (int64(sequence) * heads + head) * capacity
         here = table + 4 * int64(sequence) * pages
-        k_from, k_end, k_at = locate_keys(k0, k1, kn, kr, to_k, tile, n)
-        v_from, v_end, v_at = locate_values(v0, v1, vn, vn, to_v, tile, n)
+        k_from, k_at = locate_keys(k0, k1, kn, kr, to_k, tile)
+        v_from, v_at = locate_values(v0, v1, vn, vn, to_v, tile)
 
         g, t = lane >> 2, lane & 3
         swizzled = lane
@@ -268,15 +273,15 @@ def attend_kernel(
 
         # the first copies start before anything else is read: everything else is small
         if c < last:
-            copy_keys(to_k, k_from, k_end, here, c, n, lane, lane, heads, head)
-            copy_value_scales(to_v, v_from, v_end, here, c, n, lane, lane, heads, head)
+            copy_keys(to_k, k_from, k_at, here, c, n, lane, lane, heads, head)
+            copy_value_scales(to_v, v_from, v_at, here, c, n, lane, lane, heads, head)
         ptx.copy_commit()
         if c < last:
-            copy_values(to_v, v_from, v_end, here, c, n, lane, swizzled, heads, head)
+            copy_values(to_v, v_from, v_at, here, c, n, lane, swizzled, heads, head)
         ptx.copy_commit()
 
-        key_table = load_key_table(codebooks + int64(lane) * 64)
-        value_table = load_value_table(codebooks + int64(lane) * 64 + 32)
+        key_table = load_key_table(codebooks + int64(lane) * 4)
+        value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
         if overlap:
             ptx.grid_next()
             ptx.grid_wait()
@@ -294,14 +299,15 @@ def attend_kernel(
             wait_all_but_one()
             cuda.syncwarp()
             if reload:
-                key_table = load_key_table(codebooks + int64(lane) * 64)
+                query = load_query(operands + (group * (32 * n_query) + int64(lane)) * 4)
+                key_table = load_key_table(codebooks + int64(lane) * 4)
             s = scores(k_at, lane, query, key_table, factor)
             scales = value_scales(v_at, lane)
             cuda.syncwarp()
             following = int32(c + warps)
             if following < last:
-                copy_keys(to_k, k_from, k_end, here, following, n, lane, lane, heads, head)
-                copy_value_scales(to_v, v_from, v_end, here, following, n, lane, lane, heads, head)
+                copy_keys(to_k, k_from, k_at, here, following, n, lane, lane, heads, head)
+                copy_value_scales(to_v, v_from, v_at, here, following, n, lane, lane, heads, head)
             ptx.copy_commit()
             if CHUNK * c + CHUNK > seen_by_all or CHUNK * c < n - window:
                 key = int32(CHUNK * c + int32(g))
@@ -311,11 +317,11 @@ def attend_kernel(
             wait_all_but_one()
             cuda.syncwarp()
             if reload:
-                value_table = load_value_table(codebooks + int64(lane) * 64 + 32)
+                value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
             total = sums(v_at, lane, value_table, state, total)
             cuda.syncwarp()
             if following < last:
-                copy_values(to_v, v_from, v_end, here, following, n, lane, swizzled, heads, head)
+                copy_values(to_v, v_from, v_at, here, following, n, lane, swizzled, heads, head)
             ptx.copy_commit()
             c = following
 

@@ -23,8 +23,8 @@ PREPARE_THREADS = 512
 def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) -> tuple[Any, Any]:
     """Turn 4 `columns` query rows of one key head and lay them out as B operands; grid (heads x row blocks, sequences).
 
-    Arguments: queries (sequences, heads, rows, d), the matrices Pi^T (and S^T) one after the other, operands, factors; heads,
-    rows; the factor of the scores, and the sketch's factor and offset.
+    Arguments: queries (sequences, heads, rows, d), the matrices Pi^T (and S^T) one after the other, operands,
+    factors; heads, rows; the factor of the scores, and the sketch's factor and offset.
     """
     d, bits, rows, per_lane = keys.d, keys.bits, 4 * columns, keys.d // 32
     matrices = 2 if keys.prod else 1

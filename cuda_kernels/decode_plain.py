@@ -1,8 +1,10 @@
-"""Decode attention as one reads it: a block has one query and some of its keys; online softmax, then a join of the parts.
+"""Decode attention as one reads it: a block has one query and some of its keys; online softmax, then a join of the
+parts.
 
-Any dimension, any bits, `mse`, `prod` and `qjl` codes or vectors as they are, masks, soft cap; arrays, shared memory and
-`syncthreads` only, so that it runs in the CUDA simulator too. The fast kernel of `decode` gives the same numbers up to the
-rounding that it states.
+Any dimension, any bits, `mse`, `prod` and `qjl` codes or vectors as they are, masks, soft cap; arrays, shared memory
+and
+`syncthreads` only, so that it runs in the CUDA simulator too. The fast kernel of `decode` gives the same numbers up
+to the rounding that it states.
 
 A row of a key or value is read number by number through a `Reader`:
 
@@ -123,17 +125,17 @@ def attend_kernel(keys: Reader, values: Reader, dtype: str, capped: bool, added:
     """A block is a query and a stretch of keys: grid (queries of all heads and sequences, splits).
 
     Arguments: queries (rows, width), in the keys' basis; of keys, then values: codes, high, scales, residuals, table of
-    numbers, rows a page (or a head); block table; the first key that each query of each sequence sees, and one past the last
-    (sequences, n_queries, 2); what is added to the products, and the mask (rows, keys); heads, query heads a head, keys a block, scale,
-    soft cap; sums (rows, splits, width), tops and totals (rows, splits, 2).
+    numbers, rows a page (or a head); block table; the first key that each query of each sequence sees, and one past
+    the last (sequences, n_queries, 2); what is added to the products, and the mask (rows, keys); heads, query heads a
+    head, keys a block, scale, soft cap; sums (rows, splits, width), tops and totals (rows, splits, 2).
     """
     key, value, locate = element(keys), element(values), _locator(keys.paged)
     width, out_width, real = keys.width, values.width, REAL[dtype]
     lowest = -math.inf
 
     def kernel(
-        queries, k_codes, k_high, k_scales, k_residuals, k_table, k_size, v_codes, v_high, v_scales, v_residuals, v_table,
-        v_size, table, seen, extra, mask, heads, group, per, scale, cap, sums, tops,
+        queries, k_codes, k_high, k_scales, k_residuals, k_table, k_size, v_codes, v_high, v_scales, v_residuals,
+        v_table, v_size, table, seen, extra, mask, heads, group, per, scale, cap, sums, tops,
     ):  # fmt: skip
         query = cuda.shared.array(width, real)
         total = cuda.shared.array(out_width, real)
@@ -215,3 +217,15 @@ def combine(sums, tops, out, out_tops, whole):
         out[row, i] = value / total if whole and total > 0 else value
     if cuda.threadIdx.x == 0:
         out_tops[row, 0], out_tops[row, 1] = top, total
+
+
+@cuda.jit
+def multiply(rows, matrix, out):
+    """out = rows matrix, a thread a number: turns queries, and turns sums back."""
+    at = cuda.grid(1)
+    if at < out.shape[0] * out.shape[1]:
+        i, j = at // out.shape[1], at % out.shape[1]
+        total = out.dtype.type(0)
+        for k in range(matrix.shape[0]):
+            total += rows[i, k] * matrix[k, j]
+        out[i, j] = total

@@ -1,11 +1,9 @@
-"""A prepared call of the fast decode attention: everything that does not change is fixed once, then it is three launches."""
+"""A prepared call of the fast decode attention: what does not change is fixed once, then it is three launches."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,15 +103,15 @@ class Decoder:
         chunks = -(-n_most // decode.CHUNK)
         if window is not None:
             chunks = min(chunks, -(-(window + n_queries) // decode.CHUNK) + 1)
-        if warps is None:  # two blocks a processor: 8 warps of 128 registers, or 4 of 255
-            warps, registers = (8, 128) if columns * d <= 128 and not K.prod else (4, registers)
+        if warps is None:  # two blocks a processor, and the registers that are left for each thread
+            warps, registers = (4, None) if columns * d > 128 else (6, 168) if K.prod or paged else (8, 128)
         if per is None:
             per = chunks_a_block(chunks * groups * batch, warps, _launch.processors())
         self.splits, self.per = max(-(-chunks // per), 1), per
-        self.out = out
+        self.out, self.home = out, home
         factor = (1 / math.sqrt(Qk.d) if scale is None else scale) * LOG2_E
         (k_words, k_unit), (v_words, v_unit) = _codebook(Qk), _codebook(Qv)
-        self.codebooks = _launch.ready().to_device(np.tile(np.r_[k_words, v_words], (32, 1)))
+        self.codebooks = _launch.ready().to_device(np.repeat(np.r_[k_words, v_words], 32))
         self.turns = kept(Qk, "fused turns", lambda: _turns(Qk))
         self.turn_back = kept(Qv, "fused turn back", lambda: np.asarray(Qv.rotation.matrix(), np.float32))
         self.lengths = keys.lengths if paged else _launch.ready().to_device(np.full(batch, capacity, np.int32))
@@ -146,64 +144,36 @@ class Decoder:
             decode_ends.combine_kernel, V, columns, _launch.name_of(out), whole, together, overlap
         )
         self.functions = (prepare, attend, combine)
-        fix = overlapping if overlap else _launch.Function.fix
         self.launches = (
             prepare.fix(
-                (groups, batch, 1), decode_ends.PREPARE_THREADS, at(q), at(self.turns), at(self.operands), at(self.factors),
-                kv_heads, n_rows, factor * k_unit, factor * sketch * 2 / 127, factor * sketch * (256 / 127 - 1),
+                (groups, batch, 1), decode_ends.PREPARE_THREADS, at(q), at(self.turns), at(self.operands),
+                at(self.factors), kv_heads, n_rows, factor * k_unit, factor * sketch * 2 / 127, factor * sketch * (256 / 127 - 1),
             ),
-            fix(
-                attend, (self.splits, groups, batch), 32 * warps, *planes(keys),
+            attend.fix(
+                (self.splits, groups, batch), 32 * warps, *planes(keys),
                 at(keys.residuals) if keys.residuals is not None else none, *planes(values), at(self.operands),
                 at(self.factors), at(self.codebooks), at(self.partial), at(self.table), at(self.lengths), capacity,
                 int(keys.table.shape[1]) if paged else 0, kv_heads, per, n_queries, int(causal), span,
+                early=overlap,
             ),
-            fix(
-                combine, (-(-n_rows // together), kv_heads, batch), decode_ends.COMBINE_THREADS, at(self.partial), at(self.turn_back), at(out),
-                none if whole else at(self.tops), at(self.lengths), self.splits, kv_heads, n_rows, row_blocks, per,
-                n_queries, span, v_unit,
+            combine.fix(
+                (-(-n_rows // together), kv_heads, batch), decode_ends.COMBINE_THREADS, at(self.partial),
+                at(self.turn_back), at(out), none if whole else at(self.tops), at(self.lengths), self.splits, kv_heads, n_rows, row_blocks, per,
+                n_queries, span, v_unit, early=overlap,
             ),
         )  # fmt: skip
 
-    def __call__(self, stream: int = 0) -> None:
-        """Launch on a stream."""
+    def __call__(self, stream: int | None = None) -> Any:
+        """Launch on a stream, the caller's current one by default; gives `out`."""
+        handle = self.home.stream() if stream is None else stream
         for launch in self.launches:
-            launch(stream)
+            launch(handle)
+        return self.out
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes that a call reads."""
         return int(sum(x.nbytes for x in self.arrays[1:3]))
-
-
-def overlapping(
-    function: _launch.Function, grid: tuple[int, int, int], threads: int, *arguments: Any
-) -> Callable[[int], None]:
-    """`Function.fix`, for a launch that may begin before the kernel before it in the stream has ended.
-
-    The kernel waits for that one itself, by `ptx.grid_wait`.
-    """
-    from cuda.bindings import driver
-
-    keep = function.fix(grid, threads, *arguments)
-    _, pointers, _ = keep.__defaults__[0]
-    attribute = driver.CUlaunchAttribute()
-    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-    attribute.value.programmaticStreamSerializationAllowed = 1
-    config = driver.CUlaunchConfig()
-    config.gridDimX, config.gridDimY, config.gridDimZ = grid
-    config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-    config.sharedMemBytes = function.dynamic
-    config.attrs, config.numAttrs = [attribute], 1
-    launch, handle, at = driver.cuLaunchKernelEx, function._handle, ctypes.addressof(pointers)
-
-    def call(stream: int, _alive: Any = (keep, attribute)) -> None:
-        config.hStream = stream
-        error = launch(config, handle, at, 0)[0]
-        if error:
-            function._check(error)
-
-    return call if math.prod(grid) else lambda stream: None
 
 
 def address(a: Any) -> int:

@@ -10,222 +10,17 @@ everything else, and in the simulator.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from turboquant_ref.attention import _check, _heads
-from turboquant_ref.codes import batch_shape, module_of
-from turboquant_ref.packing import Packed
-
 from . import _launch
-from .layout import Prepared, check, prepare
+from ._fixed import Fixed
+from ._problem import KEYS, Problem, as_prepared, is_fast, kept, problem, rotation_of, sign_factor, sketch_of
+from .layout import Prepared, to_host
 
-__all__ = ["Fixed", "fix", "logits"]
-
-FAST_DIMENSIONS = (64, 128, 256)
-_tables: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()
-
-
-def as_prepared(Q: Any, keys: Any) -> Prepared:
-    """Keys as Prepared: as they are, or made from Packed or from a code."""
-    if isinstance(keys, Prepared):
-        return check(Q, keys)
-    if isinstance(keys, Packed):
-        return prepare(Q, keys)
-    shape, module = batch_shape(keys), module_of(Q)
-    scalars = [a.dtype for a in vars(keys).values() if hasattr(a, "dtype") and a.dtype.kind == "f"]
-    return prepare(Q, module.pack(Q, keys, str(scalars[0]) if scalars else "float32")) if shape else keys
-
-
-def kept(Q: Any, what: Any, make: Callable[[], Any]) -> Any:
-    """A table of a quantizer on the current device, made once."""
-    tables = _tables.setdefault(Q, {})
-    key = (what, 0 if _launch.simulated() else _launch.ready().get_current_device().id)
-    if key not in tables:
-        tables[key] = _launch.ready().to_device(np.ascontiguousarray(make()))
-    return tables[key]
-
-
-def _rotation(Q: Any, dtype: str) -> Any:
-    return kept(Q, ("rotation", dtype), lambda: Q.rotation.matrix().T.astype(dtype))
-
-
-def _sketch(Q: Any, dtype: str) -> Any:
-    return kept(Q, ("sketch", dtype), lambda: Q.sketch.matrix().T.astype(dtype))
-
-
-def _sign_factor(Q: Any, scale: float) -> float:
-    """What s z is multiplied by, beside the norm and a stored residual norm."""
-    expected = 1.0 if Q.algorithm == "qjl" or Q.stores_residual else Q.expected_residual
-    return float(scale * Q.sketch.constant * expected)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One call, its shapes understood.
-
-    Attributes
-    ----------
-    shape : (*batch, heads, n_queries, n_keys)
-    heads : int
-        kv heads of all sequences.
-    queries : int
-        Of a kv head: those of all its query heads.
-    """
-
-    Q: Any
-    keys: Prepared
-    shape: tuple[int, ...]
-    heads: int
-    queries: int
-    scale: float
-
-    @property
-    def n(self) -> int:
-        """Keys of a kv head."""
-        return self.shape[-1]
-
-    @property
-    def page(self) -> int:
-        """Keys of a page; 0 if contiguous."""
-        return 0 if self.keys.table is None else int(self.keys.scales.shape[2])
-
-    @property
-    def pages(self) -> tuple[int, int]:
-        """kv heads, and pages, of a sequence; (1, 1) if contiguous."""
-        return (1, 1) if self.keys.table is None else (int(self.keys.shape[1]), int(self.keys.table.shape[1]))
-
-
-def problem(Q: Any, q: Any, keys: Any, scale: float | None, softcap: float | None) -> Problem:
-    """The shapes of a call, checked as the reference checks them."""
-    keys = as_prepared(Q, keys)
-    shape = tuple(int(n) for n in q.shape)
-    if not shape or shape[-1] != Q.d:
-        raise ValueError(f"q: expected (*batch, heads, n_queries, {Q.d}), got {shape}")
-    group = _heads(q, keys.shape)
-    heads = math.prod(keys.shape[:-1])
-    return Problem(Q, keys, (*shape[:-1], keys.shape[-1]), heads, group * shape[-2], _check(scale, softcap, Q.d))
-
-
-def is_fast(p: Problem, dtype: str, out: str) -> bool:
-    """Whether the fast kernel takes this call: where, in which dtypes, which form of keys."""
-    form, page = p.keys.form, p.page
-    return (
-        _launch.is_fast()
-        and (form.n in FAST_DIMENSIONS and 2 <= form.bits <= 4 and form.signs == 0)
-        and (dtype in ("float32", "float16", "bfloat16") and out in ("float32", "float16"))
-        and (_launch.name_of(p.keys.scales) in ("float32", "float16"))
-        and (p.n >= KEYS and p.heads > 0 and p.queries > 0)
-        and (page % KEYS == 0 and page & (page - 1) == 0)
-        and all(_launch.address(a) % 16 == 0 for a in (p.keys.codes, p.keys.high))
-    )
-
-
-KEYS = 64
-"""Keys of a tile of the fast kernel."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How the fast kernel is launched: queries a pass, keys a tile, tiles in memory, warps, blocks of a kv head."""
-
-    queries: int
-    keys: int
-    stages: int
-    warps: int
-    blocks: int
-    bulk: bool = False
-    registers: int | None = None
-
-
-def best_launch(p: Problem) -> Launch:
-    """The launch that was fastest on an H100 for the form and the number of queries; see benchmarks/results."""
-    queries = next((n for n in (1, 2, 4) if n >= p.queries), 8)
-    form = p.keys.form
-    tile = KEYS * (form.row + form.row_high)
-    stages = max(2, min(4, 8 * 1024 // tile))
-    blocks = 3 * _launch.processors() // p.heads
-    return Launch(queries, KEYS, stages, 4, max(1, min(blocks, _launch.blocks(p.n, 4 * KEYS))))
-
-
-class Fixed:
-    """Logits with every argument fixed: `q` is read, and `out` written, where they are, each time it is called."""
-
-    def __init__(self, p: Problem, q: Any, out: Any, home: _launch.Home, launch: Launch | None = None) -> None:
-        from . import logits_fast as fast
-        from . import operands_fast as operands
-
-        launch = launch or best_launch(p)
-        form, keys = p.keys.form, p.keys
-        constants = (form.n, form.bits, form.merged, launch.queries, launch.keys, launch.stages, launch.warps)
-        half = _launch.name_of(keys.scales) == "float16", _launch.name_of(out) == "float16"
-        early = _launch.capability() >= (9, 0)
-        bulk = launch.bulk and early and form.row_high % 16 == 0
-        x = fast.Shape(*constants, *half, keys.residuals is not None, p.page, early, bulk)
-        passes, kinds = _launch.blocks(p.queries, launch.queries), 2 if x.merged else 1
-        self._q, self.out, self._home, self._p = q, out, home, p
-        self._operands = home.empty((p.heads, passes, kinds, x.groups, x.words * 128), "int8")
-        self._factors = home.empty((p.heads, passes, 2, 8), "float32")
-        self._sums = home.empty((p.heads, passes, 8), "int32")
-        where = kept(p.Q, "places", lambda: operands.places(x.d, x.bits))
-
-        words, unit = _words(p.Q, x)
-        book = kept(p.Q, "words", lambda: words)
-        rotation = _rotation(p.Q, "float32")
-        sketch, sign_factor = rotation, 0.0
-        if x.merged:
-            sketch, sign_factor = _sketch(p.Q, "float32"), _sign_factor(p.Q, p.scale)
-        planes = _launch.compiled(
-            operands.planes_kernel, x.d, kinds, x.groups, _launch.name_of(q), x.early
-        ).fix(
-            (p.heads * p.queries, kinds, 1), operands.THREADS,
-            *map(_launch.address, (q, rotation, sketch, where, self._operands, self._factors, self._sums)),
-            p.queries, launch.queries, passes, unit * p.scale, sign_factor,
-        )  # fmt: skip
-        kernel = _launch.compiled(
-            fast.logits_kernel, *constants, *half, x.residual, x.page, x.early, x.bulk,
-            dynamic=x.shared, registers=launch.registers,
-        )  # fmt: skip
-        self.registers = kernel.registers
-        arrays = (keys.codes, keys.high, keys.scales, keys.residuals, out, self._operands, self._factors, self._sums)
-        addresses = [_launch.address(a) for a in (*arrays, book, keys.table, keys.lengths)]
-        self.kernel = kernel.fix(
-            (launch.blocks, p.heads, passes), 32 * launch.warps, *addresses, p.n, p.queries, *p.pages, early=x.early
-        )
-        self._launches = (planes, self.kernel)
-
-    def __call__(self, stream: int | None = None) -> Any:
-        """Launch on a stream, the caller's current one by default; gives `out`."""
-        handle = self._home.stream() if stream is None else stream
-        for launch in self._launches:
-            launch(handle)
-        return self.out
-
-
-@functools.cache
-def _codebook(Q: Any, index_bits: int) -> tuple[Any, float]:
-    from ._decode_tables import codebook_words
-
-    return codebook_words(Q.codebook.centroids)
-
-
-def _words(Q: Any, x: Any) -> tuple[Any, float]:
-    """The codebook's words, one copy a lane, and their unit."""
-    from .logits_fast import MINUS_TWO
-
-    words, unit = _codebook(Q, x.bits - x.merged)
-    row = np.zeros(8, np.uint32)
-    row[: len(words)] = words
-    if x.merged:
-        row[4] = MINUS_TWO
-    return np.tile(row, (32, 1)), unit
-
+__all__ = ["Fixed", "as_prepared", "fix", "into", "kept", "logits"]
 
 def fix(
     Q: Any, q: Any, keys: Prepared, *, scale: float | None = None, out: Any = None, dtype: str = "float32"
@@ -280,7 +75,8 @@ def logits(
     ----------
     Q : a quantizer of `mse`, `prod` or `qjl`
     q : (*batch, heads, n_queries, d)
-        float32, float16 or bfloat16; float64 is computed in float64, by the plain kernel.
+        float32, float16 or bfloat16; float64 is computed in float64, by the plain kernel. Arrays on the device are not
+        searched for NaN.
     keys : Prepared, Packed or a code, of shape (*batch, kv_heads, n_keys)
     scale, softcap, mask, causal, window, positions
         As the reference's.
@@ -302,10 +98,9 @@ def logits(
     """
     from turboquant_ref.vectors import as_rows
 
-    if not _launch.on_device(q):
-        q = as_rows(q, Q.d, name="q")
+    q = _launch.home_of(q).take(q) if _launch.on_device(q) else as_rows(q, Q.d, name="q")
     p = problem(Q, q, keys, scale, softcap)
-    home = _launch.home_of(q, *(p.keys.arrays if not isinstance(q, np.ndarray) else ()))
+    home = _launch.home_of(q)
     kind = _launch.name_of(q)
     out_kind = dtype or ("float64" if kind == "float64" else "float32")
     _launch.enough_memory(math.prod(p.shape) * np.dtype(out_kind).itemsize, "logits")
@@ -353,9 +148,9 @@ def _plain(p: Problem, q: Any, out: Any, home: _launch.Home) -> None:
         return y
 
     signed = Q.algorithm != "mse"
-    z = turned(_sketch(Q, dtype)) if signed else None
+    z = turned(sketch_of(Q, dtype)) if signed else None
     index_bits = 0 if Q.algorithm == "qjl" else Q.codebook.bits
-    y = turned(_rotation(Q, dtype)) if index_bits else z
+    y = turned(rotation_of(Q, dtype)) if index_bits else z
     kind = "apart" if form.signs else "merged" if signed else "none"
     if form.planes:
         kind = "merged planes" if signed else "planes"
@@ -374,13 +169,12 @@ def _plain(p: Problem, q: Any, out: Any, home: _launch.Home) -> None:
     kernel = plain.logits_kernel(
         index_bits, kind, width, p.page, keys.residuals is not None, getattr(types, dtype)
     )
-    sign_factor = _sign_factor(Q, p.scale) if signed else 0.0
-    factor = p.scale
     number = np.dtype(dtype).type
+    factors = number(p.scale), number(sign_factor(Q, p.scale) if signed else 0)
     blocks = min(_launch.blocks(p.n, plain.KEYS), max(1, 16 * _launch.processors() // p.heads))
     _launch.plain(
         kernel, (blocks, p.heads, p.queries), plain.KEYS, home, codes, high, scales, residuals, book, y,
-        y if z is None else z, number(factor), number(sign_factor), no_pages if p.page == 0 else _array(keys.table),
+        y if z is None else z, *factors, no_pages if p.page == 0 else _array(keys.table),
         no_lengths if p.page == 0 else _array(keys.lengths), p.pages[0], _array(out).reshape((rows, p.n)),
     )  # fmt: skip
 
@@ -392,8 +186,6 @@ def _shape(
     from turboquant_ref.attention import visible
 
     from . import logits_plain as plain
-    from .layout import to_host
-
     n_queries, rows = p.shape[-2], p.heads * p.queries
     where = np.arange(p.n - n_queries, p.n) if positions is None else to_host(positions)
     visible(n_queries, 0, causal, window, where)  # checks

@@ -141,11 +141,11 @@ class Shape:
     def __init__(
         self, d: int, bits: int, merged: bool, queries: int, keys: int, stages: int, warps: int,
         half_scales: bool = True, half_out: bool = False, residual: bool = False, page: int = 0,
-        early: bool = False, bulk: bool = False,
+        early: bool = False, bulk: bool = False, skew: bool = False,
     ) -> None:  # fmt: skip
         self.d, self.bits, self.merged, self.queries = d, bits, merged, queries
         self.keys, self.stages, self.warps, self.page, self.early = keys, stages, warps, page, early
-        self.bulk = bulk
+        self.bulk, self.skew = bulk, skew
         self.half_scales, self.half_out, self.residual = half_scales, half_out, residual
         self.row = d // (2 if bits == 4 else 4)
         self.row_high = d // 8 if bits == 3 else 0
@@ -239,10 +239,19 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         ptx.group(U32, x.table), ptx.group(F32, kinds * groups), ptx.group(I32, groups), scalars, scalars,
     )  # fmt: skip
     high_at, high_bytes = keys * row, keys * row_high
+    skew = x.skew
     bulk, barriers = x.bulk, warps * stages * tile_bytes
     copy_small = ptx.copy_16 if small == 16 else ptx.copy_8
     commit, wait = ptx.copy_commit, ptx.copy_wait[stages - 2]
     store = ptx.stream_f16 if x.half_out else ptx.stream_f32
+
+    @cuda.jit(device=True)
+    def spot(tile, tiles, shift):
+        """The tile that is taken in place of this one: heads begin at different places of their memory."""
+        if not skew:
+            return tile
+        other = int32(tile + shift)
+        return int32(other - tiles) if other >= tiles else other
 
     @cuda.jit(device=True)
     def first_row(tile, n, head, pages, heads):
@@ -287,6 +296,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             own = pages + int64(sequence) * per * 4
             end = ptx.load_i32(lengths + int64(sequence) * 4)
         tiles = int32((end + keys - 1) // keys)
+        away = int32(int64(head) * tiles // int32(cuda.gridDim.y))
         memory = uint32(ptx.shared_address(cuda.shared.array(0, uint32)))
         barrier = uint32(memory + uint32(barriers + (cuda.threadIdx.x >> 5) * (stages * 8)))
         memory = uint32(memory + uint32((cuda.threadIdx.x >> 5) * (stages * tile_bytes)))
@@ -301,7 +311,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         ahead = tile
         for i in range(stages - 1):
             if ahead < tiles:
-                at = first_row(ahead, n, inner, own, heads)
+                at = first_row(spot(ahead, tiles, away), n, inner, own, heads)
                 fill(at, codes, high, uint32(memory + uint32(i * tile_bytes)), uint32(barrier + uint32(8 * i)), lane)
             if not bulk:
                 commit()
@@ -312,7 +322,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         base = int64(head) * cuda.gridDim.z + turn
         book = load_table(table + lane * 32)
         key = int32(16 * (t // columns) + g)
-        at = first_row(max(min(tile, tiles - 1), 0), n, inner, own, heads) + key
+        at = first_row(spot(max(min(tile, tiles - 1), 0), tiles, away), n, inner, own, heads) + key
         scale = load_scales(scales + at * size)
         rest = scale
         if residual:
@@ -350,22 +360,22 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             cuda.syncwarp()
             if ahead < tiles:
                 free = int32(slot - 1) if slot > 0 else int32(stages - 1)
-                at = first_row(ahead, n, inner, own, heads)
+                at = first_row(spot(ahead, tiles, away), n, inner, own, heads)
                 to_fill = uint32(memory + uint32(free * tile_bytes))
                 fill(at, codes, high, to_fill, uint32(barrier + uint32(8 * free)), lane)
             if not bulk:
                 commit()
             ahead = int32(ahead + step)
-            at = first_row(min(tile + step, tiles - 1), n, inner, own, heads) + key
+            at = first_row(spot(min(tile + step, tiles - 1), tiles, away), n, inner, own, heads) + key
             next_scale = load_scales(scales + at * size)
             next_rest = next_scale
             if residual:
                 next_rest = load_scales(residuals + at * size)
-            away = uint32(slot * tile_bytes)
+            held = uint32(slot * tile_bytes)
             logits = compute(
-                uint32(here + away), uint32(upper + away), odd, query, sketch, masks, book, factor, total, scale, rest
+                uint32(here + held), uint32(upper + held), odd, query, sketch, masks, book, factor, total, scale, rest
             )
-            start = int32(min(tile * keys, n - keys))
+            start = int32(min(spot(tile, tiles, away) * keys, n - keys))
             for k in range(sets):
                 for i in range(groups):
                     if number + 4 * i < live:

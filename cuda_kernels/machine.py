@@ -1,8 +1,9 @@
+# ruff: noqa: D102  (the methods of a machine are its instructions)
 """Straight-line programs of one warp: the same Python text emits machine code, or runs on NumPy, lane by lane.
 
 A fast kernel is a loop around a few hundred instructions on registers. Written out one by one they cannot be read;
-generated as source text they cannot be checked. Here such a stretch is a Python function of a *machine* `o` and lists of
-registers, in which ``for`` unrolls at compile time:
+generated as source text they cannot be checked. Here such a stretch is a Python function of a *machine* `o` and lists
+of registers, in which ``for`` unrolls at compile time:
 
     def dot(o, a, b, c):
         for x, y in zip(a, b):
@@ -10,8 +11,8 @@ registers, in which ``for`` unrolls at compile time:
         return c
 
 `program` makes it a function that numba.cuda compiles in line, with `Emit` as the machine (registers are LLVM values).
-Called with `Warp` instead, a register is an array of 32 numbers, one a lane, and the program runs anywhere: this is how the
-fragment maps of the tensor-core instructions are tested without a GPU.
+Called with `Warp` instead, a register is an array of 32 numbers, one a lane, and the program runs anywhere: this is
+how the fragment maps of the tensor-core instructions are tested without a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from numba.cuda.extending import intrinsic
 __all__ = ["Emit", "Warp", "program"]
 
 _I32, _F32 = ir.IntType(32), ir.FloatType()
-_MMA = "mma.sync.aligned.m16n8k32.row.col.s32.s8.{}.s32 {{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
+_MMA = (
+    "mma.sync.aligned.m16n8k32.row.col.s32.s8.{}.s32 "
+    "{{$0,$1,$2,$3}}, {{$4,$5,$6,$7}}, {{$8,$9}}, {{$10,$11,$12,$13}};"
+)
 
 
 def program(function: Callable[..., Any], result: Any, *arguments: Any) -> Any:
@@ -208,7 +212,8 @@ class Emit:
 
 
 class Warp:
-    """The machine that runs on NumPy: a register is an array of 32 numbers, lane by lane; `memory` is the shared one."""
+    """The machine that runs on NumPy: a register is an array of 32 numbers, lane by lane; `memory` is the shared
+    one."""
 
     def __init__(self, memory: Any = b"") -> None:
         self.memory = np.frombuffer(bytes(memory), np.uint8)

@@ -3,8 +3,8 @@
     Quant     y <- Pi x;  idx_j <- argmin_k |y_j - c_k|
     DeQuant   y~_j <- c_{idx_j};  x~ <- Pi^T y~
 
-Here each line is a plain kernel that leaves its stage in memory. `encode`, and `quantize` where it can, take the whole of
-Quant in one pass over x instead, by the fast kernels of `quantize`.
+Here each line is a plain kernel that leaves its stage in memory. `encode` and `quantize` take the whole of Quant in one
+pass over x instead, where they can, by the fast kernels of `quantize`.
 """
 
 from __future__ import annotations
@@ -17,16 +17,30 @@ from turboquant_ref.codes import check_code
 from turboquant_ref.mse import SCALES, MSECode, Quantizer, setup
 from turboquant_ref.packing import Packed
 
+from . import _launch
 from .codebook import cells, centroids_of, table_of
 from .packing import pack_record, unpack_record
-from .prepared import encode, prepare, to_packed
+from .prepared import encode, fused, numbers_of, prepare, to_packed
 from .rotation import product, turn, turn_back
 from .scores import promoted, query_of, times_norms, times_rows, weights_of
 from .vectors import Flag, Rows, as_rows, launch, norm_and_unit, of_code, plain, result, sizes
 
 __all__ = [
-    *("SCALES", "MSECode", "Quantizer", "dequantize", "encode", "inner_product", "pack", "prepare", "quantize", "setup"),
-    *("to_original", "to_packed", "trace", "unpack", "weighted_sum"),
+    "SCALES",
+    "MSECode",
+    "Quantizer",
+    "dequantize",
+    "encode",
+    "inner_product",
+    "pack",
+    "prepare",
+    "quantize",
+    "setup",
+    "to_original",
+    "to_packed",
+    "trace",
+    "unpack",
+    "weighted_sum",
 ]
 
 
@@ -36,11 +50,12 @@ def _scales(Q: Quantizer, rows: Rows, norms: Any, z: Any, indices: Any) -> Any:
     if Q.scale == "norm":
         return norms
     scales, refused = rows.empty(rows.n), Flag(rows.home)
-    limit = float(np.finfo(rows.dtype).max)
-    rule = SCALES.index(Q.scale)
-    launch(kernels.scale_rule, rows.n, rows.home, rule, norms, z, indices, table_of(Q.codebook, rows), limit, scales, refused.array)
+    limit, centroids = float(np.finfo(rows.dtype).max), table_of(Q.codebook, rows)
+    given = (SCALES.index(Q.scale), norms, z, indices, centroids, limit)
+    launch(kernels.scale_rule, rows.n, rows.home, *given, scales, refused.array)
     if refused.is_set():
-        raise ValueError(f'x: the "{Q.scale}" scale of a row exceeds the largest {rows.dtype}, {limit:.6g}; scale the data down')
+        largest = f"the largest {rows.dtype}, {limit:.6g}"
+        raise ValueError(f'x: the "{Q.scale}" scale of a row exceeds {largest}; scale the data down')
     return scales
 
 
@@ -72,6 +87,11 @@ def quantize(Q: Quantizer, x: Any) -> MSECode:
     TypeError, ValueError
         As `turboquant_ref.mse.quantize`.
     """
+    fast = fused(Q, x, "float32")
+    if fast is not None:
+        give = _launch.home_of(x).give
+        indices = numbers_of(fast).reshape((*fast.shape, Q.d))
+        return MSECode(give(indices), give(fast.scales), Q.fingerprint)
     rows, s = steps(Q, x)
     return MSECode(result(rows, s["indices"], Q.d), result(rows, s["scale"]), Q.fingerprint)
 

@@ -18,7 +18,18 @@ from . import _launch
 from .layout import to_host
 from .vectors import Flag, device, plain, sizes, spread
 
-__all__ = ["SCALARS", "Packed", "Record", "Scalar", "fingerprint", "pack_bits", "pack_record", "scalar_values", "unpack_bits", "unpack_record"]
+__all__ = [
+    "SCALARS",
+    "Packed",
+    "Record",
+    "Scalar",
+    "fingerprint",
+    "pack_bits",
+    "pack_record",
+    "scalar_values",
+    "unpack_bits",
+    "unpack_record",
+]
 
 
 def _as_bytes(a: Any, name: str) -> Any:
@@ -50,7 +61,8 @@ def pack_bits(numbers: Any, bits: int) -> Any:
     *shape, n = sizes(a)
     width = (n * bits + 7) // 8
     if not width or not np.prod(shape):
-        return reference.pack_bits(to_host(a), bits) if home is _launch.home_of() else home.empty((*shape, width), "uint8")
+        nothing = reference.pack_bits(to_host(a), bits)
+        return nothing if home is _launch.home_of() else device(nothing, home)
     kernels, rows = plain(), _flat(a, home)
     data, refused = home.empty((rows.shape[0], width), "uint8"), Flag(home)
     spread(kernels.pack, rows.shape[0] * width, home, rows, bits, data, 0, refused.array)

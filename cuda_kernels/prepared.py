@@ -1,4 +1,4 @@
-"""Prepared, the form of codes in device memory (`layout`), straight from vectors: the verb `encode` of every algorithm."""
+"""Prepared, the form of codes in device memory (`layout`), straight from vectors: `encode` of every algorithm."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from turboquant_ref.packing import check_scalars
 from . import _launch
 from .layout import Prepared, empty, form_of, prepare, scalar_dtype, to_packed
 from .packing import scalar_values
-from .vectors import Flag, Rows, plain, sizes, spread
+from .vectors import Flag, Rows, device, plain, sizes, spread
 
-__all__ = ["encode", "prepare", "store", "to_packed"]
+__all__ = [
+    "encode",
+    "fused",
+    "numbers_of",
+    "prepare",
+    "store",
+    "to_packed",
+]
 
 
 def encode(Q: Any, x: Any, scalars: str = "float32") -> Prepared:
@@ -31,10 +38,9 @@ def encode(Q: Any, x: Any, scalars: str = "float32") -> Prepared:
     from importlib import import_module
 
     check_scalars(scalars)
-    if Q.algorithm == "mse" and _launch.is_fast():
-        fast = _fast(Q, x, scalars)
-        if fast is not None:
-            return fast
+    fast = fused(Q, x, scalars)
+    if fast is not None:
+        return fast
     module = import_module(f"{__package__}.{Q.algorithm}")
     rows, s = module.steps(Q, x)
     if Q.algorithm == "mse":
@@ -45,12 +51,20 @@ def encode(Q: Any, x: Any, scalars: str = "float32") -> Prepared:
     return store(Q, rows, scalars, s["norm"], s["indices"], s["signs"], residuals)
 
 
-def _fast(Q: Any, x: Any, scalars: str) -> Prepared | None:
+def fused(Q: Any, x: Any, scalars: str) -> Prepared | None:
     """`encode` by the fast kernel; None where it does not apply, or met what the plain ones will name and refuse."""
+    if Q.algorithm != "mse":
+        return None
+    if not _launch.on_device(x):
+        x = reference.as_rows(x, Q.d)
+    if not _launch.is_fast():
+        return None
     from . import quantize
 
-    if not _launch.on_device(x):
-        x = _launch.home_of().take(np.ascontiguousarray(reference.as_rows(x, Q.d)))
+    if isinstance(x, np.ndarray):
+        if x.dtype != np.float32:
+            return None
+        x = device(x, _launch.home_of())
     call = quantize.prepared_call(Q, x, scalars)
     if call is None:
         return None
@@ -58,7 +72,22 @@ def _fast(Q: Any, x: Any, scalars: str) -> Prepared | None:
     return None if call.refused() else out
 
 
-def store(Q: Any, rows: Rows, scalars: str, scales: Any, numbers: Any, signs: Any = None, residuals: Any = None) -> Prepared:
+def numbers_of(prepared: Prepared) -> Any:
+    """The numbers (n, k) of Prepared codes, a byte each, on the device: indices, with the sign above where merged."""
+    kernels, form, home = plain(), prepared.form, _launch.home_of(prepared.codes)
+    n = int(np.prod(prepared.shape))
+    numbers, codes = home.empty((n, form.n), "uint8"), prepared.codes.reshape((n, form.row))
+    if form.planes:
+        high = prepared.high.reshape((n, form.row_high))
+        spread(kernels.join_planes, n * form.n, home, codes, high, numbers)
+    else:
+        spread(kernels.unpack, n * form.n, home, codes, 0, form.bits, numbers, Flag(home).array)
+    return numbers
+
+
+def store(
+    Q: Any, rows: Rows, scalars: str, scales: Any, numbers: Any, signs: Any = None, residuals: Any = None
+) -> Prepared:
     """A code's numbers (n, k) and scalars (n,) on the device as Prepared."""
     kernels = plain()
     form, home = form_of(Q), rows.home
@@ -70,8 +99,10 @@ def store(Q: Any, rows: Rows, scalars: str, scales: Any, numbers: Any, signs: An
         spread(kernels.pack, rows.n * width, home, these, bits, into.reshape((rows.n, width)), 0, flag.array)
 
     if form.merged:
+        size = rows.n * Q.d
         merged = rows.empty(rows.n, Q.d, dtype="uint8")
-        spread(kernels.merge, rows.n * Q.d, home, *(a.reshape((rows.n * Q.d,)) for a in (numbers, signs)), form.bits - 1, merged.reshape((rows.n * Q.d,)))
+        parts = [a.reshape((size,)) for a in (numbers, signs, merged)]
+        spread(kernels.merge, size, home, *parts[:2], form.bits - 1, parts[2])
         numbers = merged
     if form.planes:
         lower = rows.empty(rows.n, form.n, dtype="uint8")

@@ -20,11 +20,24 @@ from .prepared import encode, prepare, to_packed
 from .qjl import added, project, project_back
 from .rotation import product, turn, turn_back
 from .scores import promoted, query_of, times_norms, times_rows, weights_of
-from .vectors import Rows, as_rows, norm_and_unit, of_code, plain, result, sizes, spread
+from .vectors import Rows, as_rows, device, norm_and_unit, of_code, plain, result, sizes, spread
 
 __all__ = [
-    *("RESIDUALS", "ProdCode", "Quantizer", "dequantize", "encode", "inner_product", "pack", "prepare", "quantize"),
-    *("setup", "to_original", "to_packed", "trace", "unpack", "weighted_sum"),
+    "RESIDUALS",
+    "ProdCode",
+    "Quantizer",
+    "dequantize",
+    "encode",
+    "inner_product",
+    "pack",
+    "prepare",
+    "quantize",
+    "setup",
+    "to_original",
+    "to_packed",
+    "trace",
+    "unpack",
+    "weighted_sum",
 ]
 
 
@@ -36,7 +49,7 @@ def steps(Q: Quantizer, x: Any) -> tuple[Rows, dict[str, Any]]:
     rotated = turn(Q.rotation, rows, unit)
     indices = cells(Q.codebook, rows, rotated)  # line 5: idx <- Quant_mse(x)
     centroids = centroids_of(Q.codebook, rows, indices)
-    stage1 = turn_back(Q.rotation, rows, centroids) if Q.codebook.bits else rows.home.take(np.zeros(unit.shape, rows.dtype))
+    stage1 = turn_back(Q.rotation, rows, centroids) if Q.codebook.bits else _nothing(rows, Q.d)
     residual = rows.empty(rows.n, Q.d)
     spread(kernels.rest, rows.n * Q.d, rows.home, unit, stage1, norms, residual)  # line 6: r <- x - DeQuant_mse(idx)
     if Q.stores_residual:
@@ -56,6 +69,11 @@ def steps(Q: Quantizer, x: Any) -> tuple[Rows, dict[str, Any]]:
         "projection": projection,
         "signs": signs_of(rows, projection),  # line 7: qjl <- sign(S r)
     }
+
+
+def _nothing(rows: Rows, d: int) -> Any:
+    """The empty first stage, at b = 1."""
+    return device(np.zeros((rows.n, d), rows.dtype), rows.home)
 
 
 def _expected(Q: Quantizer, rows: Rows, norms: Any) -> Any:
@@ -86,7 +104,8 @@ def _sketched(Q: Quantizer, rows: Rows, signs: Any, residual_norms: Any) -> Any:
 
 def _decoded(Q: Quantizer, rows: Rows, indices: Any, signs: Any, norms: Any, residual_norms: Any) -> Any:
     stage1 = turn_back(Q.rotation, rows, centroids_of(Q.codebook, rows, indices))  # line 10
-    stage2 = times_rows(rows, project_back(Q.sketch, rows, pm_one(rows, signs)), residual_norms, Q.sketch.constant)  # line 11
+    back = project_back(Q.sketch, rows, pm_one(rows, signs))
+    stage2 = times_rows(rows, back, residual_norms, Q.sketch.constant)  # line 11
     return times_rows(rows, added(rows, stage1, stage2), norms)
 
 

@@ -19,8 +19,25 @@ from .scores import promoted, query_of, times_norms, times_rows, weights_of
 from .vectors import Rows, as_rows, norm_and_unit, of_code, plain, result, sizes, spread
 
 __all__ = [
-    *("SKETCHES", "QJLCode", "Quantizer", "Sketch", "dequantize", "encode", "inner_product", "of_matrix", "pack", "prepare"),
-    *("project", "project_back", "quantize", "setup", "sketch", "to_original", "to_packed", "trace", "unpack"),
+    "SKETCHES",
+    "QJLCode",
+    "Quantizer",
+    "Sketch",
+    "dequantize",
+    "encode",
+    "inner_product",
+    "of_matrix",
+    "pack",
+    "prepare",
+    "project",
+    "project_back",
+    "quantize",
+    "setup",
+    "sketch",
+    "to_original",
+    "to_packed",
+    "trace",
+    "unpack",
     "weighted_sum",
 ]
 

@@ -1,8 +1,8 @@
 """`quantize` for the dimensions whose chunks are too short for it, such as 200 = 25 x 8: the fast kernel, narrow.
 
-A lane holds two positions or a few of every chunk, so that the butterflies across the many chunks are in registers; those
-of the short chunks are shuffles. Rows are copied to shared memory while the warp works on the rows before, and leave it
-as bytes, which the lanes then pack side by side.
+A lane holds two positions or a few of every chunk, so that the butterflies across the many chunks are in registers;
+those of the short chunks are shuffles. Rows are copied to shared memory while the warp works on the rows before, and
+leave it as bytes, which the lanes then pack side by side.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from numba import cuda, float32, int32, int64, uint32
 
 from . import ptx
 from . import quantize_programs as programs
-from .quantize import F32, U32, keeper, measured
-from .quantize_programs import Narrow
+from .quantize import F32, U32, keeper, measured, scaler
+from .quantize_plans import Narrow
 from .registers import program
 
 __all__ = ["kernel", "shared_bytes"]
@@ -26,7 +26,7 @@ def shared_bytes(plan: Narrow, warps: int) -> int:
 
 
 def _table(plan: Narrow) -> int:
-    return (4 * -(-plan.count // 4) << plan.lanes) + 2 * plan.d
+    return (4 * -(-plan.count // 4) << plan.lanes) + 2 * plan.d + 16
 
 
 def kernel(
@@ -39,24 +39,28 @@ def kernel(
     in_planes: bool,
     source: str,
     scalars: str,
+    rule: int,
     warps: int,
+    lockstep: bool,
+    ahead: bool,
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The kernel text, and the types of its arguments; parameters as of `quantize.kernel`, `source` float32."""
-    assert source == "float32" and not in_planes
+    """The kernel text, and the types of its arguments; parameters as of `quantize.kernel`, x in float32."""
+    assert (source, in_planes, lockstep, ahead) == ("float32", False, False, False)
     count, d, vectors, view, row_words = plan.count, plan.d, plan.vectors, plan.inner, plan.row
     lanes, plan_lanes = 1 << plan.lanes, plan.lanes
     keys = plan.keys(view)
-    pairs = len(programs.plane_pairs(plan)) if rounds == 2 else 0
     table, planes_at = _table(plan), 16 * -(-count // 4) * lanes
-    group, none = ptx.group, ptx.types.void
+    group = ptx.group
     quarter, eighth = d // 4, d // 8
     tile_bytes = 4 * vectors * row_words
 
     def load(o: Any, address: Any) -> list[Any]:
         return [o.singles(address, 1, 4 * ((c << plan.k) + p))[0] for c, p in keys]
 
-    def body(o: Any, x: list[Any], own: Any, scale: Any, norm: Any, bytes_at: Any, lane: Any) -> None:
-        """Rotate, find the cells and put them down as bytes."""
+    def body(
+        o: Any, x: list[Any], own: Any, scale: Any, norm: Any, bytes_at: Any, lane: Any, centroids: Any
+    ) -> tuple[Any, Any]:
+        """Rotate, find the cells and put them down as bytes; what the scale needs."""
         ways = [o.floats(o.or_(o.left(o.and_(o.right(lane, q), 1), 31), 0x3F800000)) for q in range(plan.lanes)]
         for g in range(0, count, 4):
             signs = o.singles(own, 4, 4 * lanes * g)
@@ -72,8 +76,10 @@ def kernel(
                 x = programs.planes(o, plan, x, lambda j: o.singles(own, 4, planes_at + 16 * lanes * j))
         x = programs.level(o, plan, levels, x)
         slopes = [(o.fmul(scale, slope * factor), offset, rise) for slope, offset, rise in pieces]
-        for number, (c, p) in zip(programs.cells(o, x, slopes, bits), keys, strict=True):
+        numbers = programs.cells(o, x, slopes, bits)
+        for number, (c, p) in zip(numbers, keys, strict=True):
             o.put_byte(bytes_at, o.if_zero(norm, 1 << bits - 1, o.and_(number, 15)), (c << plan.k) + p)
+        return programs.sums(o, x, numbers, centroids, rule) if rule else (scale, norm)
 
     def packed(o: Any, address: Any) -> Any:
         """8 bytes of shared memory as 8 * bits bits."""
@@ -82,9 +88,9 @@ def kernel(
         return programs.streams(o, o.or_(halves[0], o.left(halves[1], 16)), bits, False)[0]
 
     load = program(load, group(F32, count), U32)
-    finish = program(body, none, group(F32, count), U32, F32, F32, U32, U32)
+    finish = program(body, group(F32, 2), group(F32, count), U32, F32, F32, U32, U32, U32)
     packed = program(packed, U32, U32)
-    measure, keep = measured(count, plan.lanes), keeper(scalars)
+    measure, scale_of, keep = measured(count, plan.lanes), scaler(rule, factor, plan.lanes), keeper(scalars)
 
     def run(x_at, codes_at, high_at, scales_at, table_at, refused_at, n):  # type: ignore[no-untyped-def]
         shared = cuda.shared.array(0, float32)
@@ -96,6 +102,7 @@ def kernel(
         cuda.syncthreads()
         position, vector = uint32(lane & uint32(lanes - 1)), uint32(lane >> uint32(plan_lanes))
         own = uint32(base + uint32(16) * position)
+        centroids = uint32(base + uint32(4 * table - 64))
         tiles_at = uint32(base + uint32(4 * table) + uint32(warp) * uint32(2 * tile_bytes))
         bytes_at = uint32(base + uint32(4 * table + 2 * tile_bytes * warps) + uint32(warp) * uint32(vectors * d))
         own_row = uint32(uint32(4) * (vector * uint32(row_words) + position))
@@ -107,8 +114,8 @@ def kernel(
         if tile < tiles:
             for i in range(int32(lane), vectors * quarter, 32):
                 row, place = i // quarter, i % quarter
-                at = min(int64(tile) * vectors + row, int64(n) - 1)
-                ptx.copy_16(uint32(tiles_at + uint32(4) * uint32(row * row_words + 4 * place)), x_at + (at * d + 4 * place) * 4)
+                from_at = min(int64(tile) * vectors + row, int64(n) - 1) * d + 4 * place
+                ptx.copy_16(uint32(tiles_at + uint32(4) * uint32(row * row_words + 4 * place)), x_at + 4 * from_at)
         ptx.copy_commit()
         while tile < tiles:
             following = tile + step
@@ -116,8 +123,8 @@ def kernel(
                 other = uint32(tiles_at + uint32((1 - half) * tile_bytes))
                 for i in range(int32(lane), vectors * quarter, 32):
                     row, place = i // quarter, i % quarter
-                    at = min(int64(following) * vectors + row, int64(n) - 1)
-                    ptx.copy_16(uint32(other + uint32(4) * uint32(row * row_words + 4 * place)), x_at + (at * d + 4 * place) * 4)
+                    from_at = min(int64(following) * vectors + row, int64(n) - 1) * d + 4 * place
+                    ptx.copy_16(uint32(other + uint32(4) * uint32(row * row_words + 4 * place)), x_at + 4 * from_at)
             ptx.copy_commit()
             copies_but_one()
             cuda.syncwarp()
@@ -125,9 +132,10 @@ def kernel(
             x, inverse, norm = measure(x)
             first = int64(tile) * vectors
             row = min(first + int64(vector), int64(n) - 1)
+            sums = finish(x, own, inverse, norm, own_bytes, lane, centroids)
+            scale = scale_of(sums, inverse, norm)
             if position == uint32(0):
-                keep(norm, scales_at, row, refused_at)
-            finish(x, own, inverse, norm, own_bytes, lane)
+                keep(scale, scales_at, row, refused_at)
             cuda.syncwarp()
             words = int32(min(int64(vectors), int64(n) - first)) * eighth
             for i in range(int32(lane), words, 32):

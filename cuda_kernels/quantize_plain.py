@@ -90,7 +90,7 @@ def times_power(value, exponent):
 def rotate(x, factors, cosines, sines, levels, starts, chunk, root, y):
     """Pi x of each row: `turboquant_ref.rotation`'s rounds B and plane layers P, step by step.
 
-    factors (rounds, d) are signs times 2^(-k/2); level l across chunks pairs the chunks levels[:, starts[l]:starts[l + 1]].
+    factors (rounds, d) are signs times 2^(-k/2); level l across chunks pairs levels[:, starts[l]:starts[l + 1]].
     """
     row, thread, threads = y[cuda.blockIdx.x], cuda.threadIdx.x, cuda.blockDim.x
     d = row.size
@@ -299,7 +299,7 @@ def fill(norms, value, out):
 
 @cuda.jit
 def pack(numbers, bits, data, start, refused):
-    """Numbers of `bits` bits to the bytes from `start` on of each row, least significant bit first: a thread, a byte."""
+    """Numbers of `bits` bits to the bytes of each row from `start` on, least significant bit first, a byte a thread."""
     n = numbers.shape[1]
     width = (n * bits + 7) // 8
     for at in range(cuda.grid(1), numbers.shape[0] * width, cuda.gridsize(1)):
@@ -339,6 +339,16 @@ def upper_plane(numbers, high):
             number = 32 * (byte // 4) + 16 * (place // 2 % 2) + 2 * (place // 4) + place % 2
             value |= ((int(numbers[row, number]) >> 2) & 1) << bit
         high[row, byte] = value
+
+
+@cuda.jit
+def join_planes(codes, high, numbers):
+    """3-bit numbers from their two planes, as `layout` orders them: a thread makes a number."""
+    for at in range(cuda.grid(1), numbers.size, cuda.gridsize(1)):
+        row, j = at // numbers.shape[1], at % numbers.shape[1]
+        low = (int(codes[row, j // 4]) >> (2 * (j % 4))) & 3
+        place = 4 * (j % 16 // 2) + 2 * (j % 32 // 16) + j % 2
+        numbers[row, j] = low | ((int(high[row, 4 * (j // 32) + place // 8]) >> (place % 8)) & 1) << 2
 
 
 @cuda.jit

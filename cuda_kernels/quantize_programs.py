@@ -1,190 +1,22 @@
 """The fast kernels of quantization, stretch by stretch: programs of one warp on registers (`machine`).
 
-A vector of d = m 2^k coordinates is m chunks of 2^k. A lane holds R = m 2^r of them in registers, all chunks of 2^r
-positions; 2^(k - r) lanes share the vector, and a warp takes 2^(5 - k + r) vectors at a time. Two *views* say which bits
-of the position are in the registers and which in the lane:
-
-outer   the three lowest bits and r - 3 of the highest are registers: 32 contiguous bytes of x are a lane's, and so are the 8
-        coordinates of a word of codes
-inner   the other bits are registers, the highest among them: so a plane layer's pairs are in one lane
-
-A Hadamard stage on a register bit is one addition a coordinate. So a round is the stages of the outer view's bits, an exchange
-through shared memory, and those of the inner view; the plane layer; and the same back. Where the views leave a bit out, its stage is
-a shuffle. In shared memory the coordinates lie where neither view's accesses meet in a bank (`Plan.place`).
-
-Factors are left to the end: of 2^(-k/2) and 2^(-1/2), what all coordinates have in common is one constant, multiplied
-into the thresholds; a stage across chunks multiplies only where its two chunks differ.
+A Hadamard stage on a register bit is one addition a coordinate. So a round is the stages of the outer view's bits
+(`quantize_plans`), an exchange through shared memory, and those of the inner view; then the plane layer; and the same
+back. Where the views leave a bit out, its stage is a shuffle. In shared memory the coordinates lie where neither view's
+accesses meet in a bank (`Plan.place`).
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from .quantize_plans import ROOT, Plan, View, mixed, plane_pairs
 
-from turboquant_ref.codebook import Codebook
-from turboquant_ref.rotation import Structured
-
-ROOT = math.sqrt(0.5)
 FLOOR = 1.5 * 2.0**23
 """Added to a float below 2^22 and rounded down, it leaves the float's floor in the lowest bits."""
-
-
-@dataclass(frozen=True)
-class View:
-    """Which bits of a position are in registers and which in the lane, lowest first; -1, -2, … are bits of the vector."""
-
-    registers: tuple[int, ...]
-    lanes: tuple[int, ...]
-
-    def positions(self) -> list[int]:
-        """The positions of a lane's registers, less the lane's own bits."""
-        return [sum(bit << p for bit, p in zip(c[::-1], self.registers, strict=True)) for c in self._choices()]
-
-    def _choices(self) -> Any:
-        return itertools.product((0, 1), repeat=len(self.registers))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where everything is, as a function of d alone."""
-
-    d: int
-    r: int
-
-    @property
-    def k(self) -> int:
-        """log2 of a chunk."""
-        return (self.d & -self.d).bit_length() - 1
-
-    @property
-    def m(self) -> int:
-        """Number of chunks, odd."""
-        return self.d >> self.k
-
-    @property
-    def lanes(self) -> int:
-        """log2 of the lanes of a vector."""
-        return self.k - self.r
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of a warp."""
-        return 32 >> self.lanes
-
-    @property
-    def count(self) -> int:
-        """Registers R of a lane."""
-        return self.m << self.r
-
-    @cached_property
-    def outer(self) -> View:
-        """The view in which x is read and codes are written."""
-        spare = self.r - 3
-        top = self.k - 1 if self.lanes >= self.r else self.k  # the highest bit must be a register of the inner view
-        registers = (0, 1, 2, *range(top - spare, top))
-        return View(registers, self._others(registers))
-
-    @cached_property
-    def inner(self) -> View:
-        """The view in which the planes are turned."""
-        must = [p for p in range(self.k - 1) if p not in self.outer.registers]
-        spare = [p for p in reversed(self.outer.registers) if p != self.k - 1]
-        registers = tuple(sorted([*(must + spare)[: self.r - 1], self.k - 1]))
-        return View(registers, self._others(registers))
-
-    def shuffled(self, view: View) -> list[int]:
-        """The lane bits of a view that no view has in registers: their stages are shuffles."""
-        return [q for q, bit in enumerate(view.lanes) if bit >= 0 and bit not in self.outer.registers + self.inner.registers]
-
-    def _others(self, registers: tuple[int, ...]) -> tuple[int, ...]:
-        bits = [p for p in range(self.k) if p not in registers]
-        return (*bits, *(-1 - v for v in range(5 - len(bits))))
-
-    @cached_property
-    def place(self) -> dict[int, int]:
-        """For each bit of position or vector, the bits of the shared word's number that it flips.
-
-        The two lowest bits are the position's, so that 4 coordinates are 16 bytes. The next three are lane bits of the inner
-        view, each flipped by one of the first three lane bits of the outer view: then 32 lanes reading words, and 8 lanes
-        moving 16 bytes, meet all 32 banks once.
-        """
-        bank = self.inner.lanes
-        flips = {bit: 1 << q for q, bit in enumerate(bank)}
-        for q, bit in enumerate(self.inner.registers):
-            flips[bit] = 32 << q
-        for q, bit in enumerate(self.outer.lanes[:3]):
-            if bit != bank[2 + q]:
-                flips[bit] ^= 4 << q
-        return flips
-
-    def word(self, position: int) -> int:
-        """Number of the shared word of a position (of vector 0, chunk 0)."""
-        return functools.reduce(lambda a, p: a ^ self.place[p] * (position >> p & 1), range(self.k), 0)
-
-    def lane_words(self, view: View) -> list[int]:
-        """What each lane bit of a view flips in the number of the word."""
-        return [self.place[bit] for bit in view.lanes]
-
-    def keys(self, view: View) -> list[tuple[int, int]]:
-        """(chunk, position) of each register."""
-        return [(c, p) for c in range(self.m) for p in view.positions()]
-
-    def lane_coordinates(self, view: View) -> NDArray[np.int64]:
-        """The position that each lane of a vector adds, by lane."""
-        lanes = np.arange(1 << self.lanes)
-        return np.asarray(sum((lanes >> q & 1) << bit for q, bit in enumerate(view.lanes) if bit >= 0) + 0 * lanes)
-
-
-def plan_of(d: int, most: int = 96) -> Plan | None:
-    """The plan of a dimension; None where it would take more than `most` registers, or too few coordinates."""
-    k = (d & -d).bit_length() - 1
-    for r in range(max(3, k - 5), k):
-        plan = Plan(d, r)
-        exchanged = plan.lanes <= r or plan.lanes == r + 1 and 2 * plan.count > 64  # a shuffle is cheaper than many registers
-        if exchanged and 16 <= plan.count <= most and plan.lanes >= 2:
-            return plan
-    return None
-
-
-@dataclass(frozen=True)
-class Narrow(Plan):
-    """The plan where 32 contiguous bytes are too many for a lane: the registers are the r highest bits, in one view.
-
-    x comes, and codes go, through shared memory; stages of lane bits are shuffles.
-    """
-
-    @cached_property
-    def inner(self) -> View:
-        """The only view."""
-        registers = tuple(range(self.k - self.r, self.k))
-        return View(registers, self._others(registers))
-
-    @property
-    def outer(self) -> View:  # type: ignore[override]
-        """The same."""
-        return self.inner
-
-    @property
-    def row(self) -> int:
-        """Words from a vector to the next in shared memory: its lanes then meet other banks."""
-        return self.d + ((1 << self.lanes) if self.vectors > 1 else 0)
-
-
-def narrow_of(d: int, most: int = 96) -> Narrow | None:
-    """The narrow plan of a dimension that is a multiple of 8; None where it would take more than `most` registers."""
-    k = (d & -d).bit_length() - 1
-    plan = Narrow(d, max(1, k - 5))
-    return plan if k >= 3 and plan.count <= most else None
-
-
-# ------------------------------------------------------------------------------------------------ programs
+MATCHED, LEAST_SQUARES, UNBIASED = 1, 2, 3
+"""Scale rules, as `turboquant_ref.mse.SCALES` numbers them; 0 is the norm."""
 
 
 def square_sum(o: Any, x: list[Any]) -> Any:
@@ -243,15 +75,6 @@ def lane_stage(o: Any, x: list[Any], q: int, sign: Any) -> list[Any]:
     return [o.fma(a, sign, o.shuffle_xor(a, 1 << q)) for a in x]
 
 
-def mixed(levels: Any, weights: list[int]) -> list[int]:
-    """Powers of 2^(-1/2) that the chunks have still to be multiplied by, after `mix` of chunks with `weights`."""
-    weights = list(weights)
-    for first, second in levels:
-        for a, b in zip(first, second, strict=True):
-            weights[a] = weights[b] = min(weights[a], weights[b]) + 1
-    return weights
-
-
 def mix(o: Any, plan: Plan, levels: Any, x: list[Any]) -> list[Any]:
     """The uneven butterfly across chunks, its factors 2^(-1/2) left out where both chunks have as many."""
     x, weights, size = list(x), [0] * plan.m, 1 << plan.r
@@ -276,18 +99,6 @@ def level(o: Any, plan: Plan, levels: Any, x: list[Any]) -> list[Any]:
     weights = mixed(levels, [0] * plan.m)
     left = [w - min(weights) for w in weights for _ in range(1 << plan.r)]
     return [o.fmul(a, ROOT**w) if w else a for a, w in zip(x, left, strict=True)]
-
-
-def plane_pairs(plan: Plan) -> list[tuple[int, int]]:
-    """Registers (of i, of i + d / 2) of the inner view that a plane turns, for i below d / 2."""
-    at, half = {key: i for i, key in enumerate(plan.keys(plan.inner))}, 1 << plan.k - 1
-    pairs = []
-    for (c, p), i in at.items():
-        number = 2 * c + (p >= half)  # of the half chunk; the partner is m half chunks on
-        if number < plan.m:
-            other = number + plan.m
-            pairs.append((i, at[other // 2, p % half + half * (other % 2)]))
-    return pairs
 
 
 def planes(o: Any, plan: Plan, x: list[Any], table: Any) -> list[Any]:
@@ -343,6 +154,22 @@ def cells(o: Any, x: list[Any], pieces: list[tuple[Any, float, float]], bits: in
     return out
 
 
+def sums(o: Any, x: list[Any], numbers: list[Any], table: Any, rule: int) -> tuple[Any, Any]:
+    """<x, q> and ||q||^2 of a lane, as far as the scale rule needs them; `table` is where the centroids lie, shared."""
+    products, squares = [0.0] * 4, [0.0] * 4
+    for i, (y, number) in enumerate(zip(x, numbers, strict=True)):
+        (c,) = o.singles(o.add(o.left(o.and_(number, 15), 2), table), 1)
+        if rule != MATCHED:
+            products[i % 4] = o.fma(y, c, o._f(products[i % 4]))
+        if rule != UNBIASED:
+            squares[i % 4] = o.fma(c, c, o._f(squares[i % 4]))
+
+    def total(parts: list[Any]) -> Any:
+        return functools.reduce(o.fadd, map(o._f, parts))
+
+    return total(products), total(squares)
+
+
 def nibbles(o: Any, numbers: list[Any]) -> Any:
     """The lowest 4 bits of 8 words, as one word: the first lowest."""
     pairs = [o.add(o.left(numbers[i + 1], 4), numbers[i]) for i in range(0, 8, 2)]
@@ -351,7 +178,10 @@ def nibbles(o: Any, numbers: list[Any]) -> Any:
 
 
 def squeezed(o: Any, word: Any, mask: int, steps: tuple[tuple[int, int], ...]) -> Any:
-    """Bits of a word, those of `mask`, moved together: shifted down and joined, by at least as many as stay, in each step."""
+    """The bits of a word that `mask` has, moved together: shifted down and joined, step by step.
+
+    Each shift is at least as wide as the fields that it joins.
+    """
     word = o.and_(word, mask)
     for shift, kept in steps:
         word = o.and_(o.or_(word, o.right(word, shift)), kept)
@@ -359,7 +189,7 @@ def squeezed(o: Any, word: Any, mask: int, steps: tuple[tuple[int, int], ...]) -
 
 
 def streams(o: Any, word: Any, bits: int, planes: bool) -> tuple[Any, Any]:
-    """8 nibbles of `bits` bits as 8 * bits bits of the stream; of planes, two lower bits and the upper ones, see `layout`."""
+    """8 nibbles of `bits` bits as 8 * bits bits of the stream; of planes, the lower two bits and the upper one."""
     if bits == 4:
         return word, None
     if bits == 1:
@@ -369,72 +199,6 @@ def streams(o: Any, word: Any, bits: int, planes: bool) -> tuple[Any, Any]:
         return low, None
     if planes:
         return low, squeezed(o, o.right(word, 2), 0x11111111, ((3, 0x03030303), (4, 0x00330033), (8, 0x3333)))
-    for low_mask, shift, mask in ((0x07070707, 1, 0x38383838), (0x003F003F, 2, 0x0FC00FC0), (0x00000FFF, 4, 0x00FFF000)):
-        word = o.or_(o.and_(word, low_mask), o.and_(o.right(word, shift), mask))
+    for first, shift, second in ((0x07070707, 1, 0x38383838), (0x003F003F, 2, 0x0FC00FC0), (0xFFF, 4, 0xFFF000)):
+        word = o.or_(o.and_(word, first), o.and_(o.right(word, shift), second))
     return word, None
-
-
-# ------------------------------------------------------------------------------------------------ tables
-
-
-def sign_table(plan: Plan, rotation: Structured) -> NDArray[np.float32]:
-    """The signs of the first round, (groups of 4 registers, lanes, 4), in the outer view."""
-    signs = _by_lane(plan, plan.outer, rotation.signs[0].astype(np.float32))
-    padded = np.concatenate([signs, np.zeros((-len(signs) % 4, 1 << plan.lanes), np.float32)])
-    return padded.reshape(-1, 4, 1 << plan.lanes).swapaxes(1, 2)
-
-
-def _by_lane(plan: Plan, view: View, values: NDArray[Any]) -> NDArray[Any]:
-    """Values of coordinates, (registers, lanes)."""
-    numbers = np.array([(c << plan.k) + p for c, p in plan.keys(view)])[:, None] + plan.lane_coordinates(view)
-    return np.asarray(values[numbers])
-
-
-def plane_table(plan: Plan, rotation: Structured) -> NDArray[np.float32]:
-    """The 2 x 2 matrices of the pairs, (pairs, lanes, 4): the turn, the next round's signs, and what is left of `mix`."""
-    if rotation.rounds < 2:
-        return np.zeros((0, 1 << plan.lanes, 4), np.float32)
-    h, d = plan.d // 2, plan.d
-    weights = np.repeat(mixed(rotation.levels, [0] * plan.m), 1 << plan.k)
-    left = ROOT ** (weights - weights.min())
-    cosine, sine = np.tile(rotation.cosines[0], 2), np.tile(rotation.sines[0], 2)
-    sign, number = rotation.signs[1].astype(np.float64), np.arange(d)
-    own = _by_lane(plan, plan.inner, number)
-    table = []
-    for i, k in plane_pairs(plan):
-        front, back = own[i], own[k]
-        c, s = cosine[front], sine[front]
-        entries = (sign[front] * c * left[front], -sign[front] * s * left[back],
-                   sign[back] * s * left[front], sign[back] * c * left[back])  # fmt: skip
-        assert np.all(back == front + h)
-        table.append(np.stack(entries, axis=-1))
-    return np.asarray(table, dtype=np.float32)
-
-
-def factor(plan: Plan, rotation: Structured) -> float:
-    """What the last coordinates are too large by: all powers of 2^(-1/2) that were left out."""
-    weights = mixed(rotation.levels, [0] * plan.m)
-    return ROOT ** (rotation.rounds * (plan.k + min(weights)))
-
-
-def pieces_of(codebook: Codebook) -> list[tuple[float, float, float]] | None:
-    """Slope, offset and rise of each piece of `cells`; None if the codebook is not odd-symmetric or its boundaries are too uneven for it.
-
-    Piece q is the line through boundaries 2q + 1 and 2q + 2, from 2q + 1/2 to 2q + 5/2; the last has one boundary and rises by
-    1. It must have ended before the next boundary, and not begun before the one below.
-    """
-    edges = codebook.boundaries
-    n = len(edges) // 2
-    if codebook.bits > 4 or len(edges) != 2**codebook.bits - 1 or not np.array_equal(edges, -edges[::-1]):
-        return None
-    t = edges[n + 1 :]
-    out: list[tuple[float, float, float]] = []
-    for q in range(0, n, 2):
-        rise = 2.0 if q + 1 < n else 1.0
-        step = t[q + 1] - t[q] if q + 1 < n else (t[q] - t[q - 1]) / 2 if q else t[q]
-        start, stop = t[q] - step / 2, t[q] + (rise - 0.5) * step
-        below, above = t[q - 1] if q else 0.0, t[q + 2] if q + 2 < n else math.inf
-        if start < below or stop > above:
-            return None
-        out.append((1 / (rise * step), -start / (rise * step), rise))
-    return out

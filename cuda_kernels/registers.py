@@ -1,7 +1,10 @@
 """The machine of `machine`, with what quantization needs besides: memory, saturated and directed floats, votes.
 
-A program's global memory is addressed from an int64 register, its shared memory from an int32 one; offsets are constants.
+A program's global memory is addressed from an int64 register, its shared memory from an int32 one; offsets are
+constants. Methods without a docstring are what their name says, or what `Emit` says of theirs.
 """
+
+# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -32,11 +35,11 @@ class Emit(machine.Emit):
     """The machine that writes LLVM."""
 
     def saturated(self, a: Any, b: Any, c: Any) -> Any:
-        """A b + c, held between 0 and 1."""
+        """The product of a and b plus c, held between 0 and 1."""
         return self._asm("fma.rn.sat.f32 $0, $1, $2, $3;", _F32, "=f,f,f,f", a, self._f(b), self._f(c))
 
     def add_down(self, a: Any, b: Any) -> Any:
-        """A + b, rounded towards -infinity."""
+        """The sum, rounded towards -infinity."""
         return self._asm("add.rm.f32 $0, $1, $2;", _F32, "=f,f,f", a, self._f(b))
 
     def absolute(self, a: Any) -> Any:
@@ -74,7 +77,7 @@ class Emit(machine.Emit):
         return self._asm("shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", _I32, "=r,r,r", a, self._u(mask), effect=True)
 
     def if_zero(self, x: Any, a: Any, b: Any) -> Any:
-        """A where the float x is 0, else b."""
+        """The word a where the float x is 0, else b."""
         return self.b.select(self.b.fcmp_ordered("==", x, self._f(0.0)), self._u(a), b)
 
     def warp_barrier(self) -> None:
@@ -86,7 +89,13 @@ class Emit(machine.Emit):
         shape = f"v{n}.f32 {{{','.join(f'${i}' for i in range(n))}}}" if n > 1 else "f32 $0"
         text = f"ld.global.nc.{shape}, [${n} + {offset}];"
         constraints = ",".join(["=f"] * n + ["l"])
-        return self._many(text, _F32, n, constraints, address) if n > 1 else [self._asm(text, _F32, constraints, address)]
+        if n == 1:
+            return [self._asm(text, _F32, constraints, address)]
+        return self._many(text, _F32, n, constraints, address)
+
+    def copy_16(self, shared: Any, address: Any, offset: int) -> None:
+        """16 bytes of global memory to shared, asynchronously, at the same offset from both addresses."""
+        self._void(f"cp.async.cg.shared.global [$0 + {offset}], [$1 + {offset}], 16;", "r,l", shared, address)
 
     def singles(self, address: Any, n: int, offset: int = 0) -> list[Any]:
         """n = 1, 2 or 4 floats of shared memory."""
@@ -111,7 +120,8 @@ class Emit(machine.Emit):
 
     def put_byte(self, address: Any, value: Any, offset: int = 0) -> None:
         """The lowest byte of a register to shared memory."""
-        self._void(f"{{ .reg .b16 h, g; mov.b32 {{h, g}}, $1; st.shared.u8 [$0 + {offset}], h; }}", "r,r", address, value)
+        text = f"{{ .reg .b16 h, g; mov.b32 {{h, g}}, $1; st.shared.u8 [$0 + {offset}], h; }}"
+        self._void(text, "r,r", address, value)
 
     def store(self, address: Any, value: Any, offset: int, size: int) -> None:
         """The lowest 1, 2 or 4 bytes of a register to global memory."""

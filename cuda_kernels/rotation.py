@@ -22,8 +22,19 @@ from . import _launch
 from .vectors import Rows, as_rows, device, launch, plain, result, sizes
 
 __all__ = [
-    *("Dense", "Kind", "Rotation", "Structured", "apply", "fwht", "haar", "inverse", "one_round", "setup"),
-    *("structured", "turn", "turn_back"),
+    "Dense",
+    "Kind",
+    "Rotation",
+    "Structured",
+    "apply",
+    "fwht",
+    "haar",
+    "inverse",
+    "one_round",
+    "setup",
+    "structured",
+    "turn",
+    "turn_back",
 ]
 
 _tables: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()

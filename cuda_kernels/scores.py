@@ -37,7 +37,8 @@ def times_rows(rows: Rows, values: Any, factors: Any = None, constant: float = 1
     n, k = sizes(values)
     out = rows.empty(n, k)
     scale = np.dtype(rows.dtype).type(constant)
-    spread(kernels.times_rows, n * k, rows.home, values, values[0] if factors is None else factors, factors is not None, scale, out)
+    use = factors is not None
+    spread(kernels.times_rows, n * k, rows.home, values, factors if use else values[0], use, scale, out)
     return out
 
 
@@ -54,7 +55,8 @@ def weights_of(weights: Any, code: Rows) -> tuple[Rows, Any]:
     if kind not in ("float32", "float64"):
         raise TypeError(f"weights: expected float32 or float64, got {kind}")
     if len(code.shape) != 1 or not shape or shape[-1] != code.shape[0]:
-        raise ValueError(f"weights: expected (…, n) for a code of n vectors, got {shape} and a code of shape {code.shape}")
+        expected = "(…, n) for a code of n vectors"
+        raise ValueError(f"weights: expected {expected}, got {shape} and a code of shape {code.shape}")
     array = code.home.take(w)
     rows = Rows(shape[:-1], code.home, str(np.result_type(kind, code.dtype)))
     return rows, array.reshape((rows.n, shape[-1]))

@@ -16,8 +16,9 @@ from turboquant_ref.scoring import check_search, scores_of, stores_norm
 from turboquant_ref.vectors import check_integer, norm_and_unit
 
 from . import _launch
+from ._problem import as_prepared, is_fast, problem
 from .layout import Prepared, prepare, to_host, to_packed
-from .logits import as_prepared, into, is_fast, problem
+from .logits import into
 
 __all__ = ["CHUNK", "prepare", "to_packed", "topk"]
 

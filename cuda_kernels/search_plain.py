@@ -68,7 +68,7 @@ def smallest_kernel(width: int, number_type: Any) -> Any:
             worst, holder = cost[width - 1], name[width - 1]
             better = who >= 0 and (holder < 0 or mine < worst or (mine == worst and who < holder))
             cost[width + thread], name[width + thread] = mine, who if better else -1
-            if not cuda.syncthreads_or(better):
+            if not cuda.syncthreads_or(int32(better)):
                 continue
             size = 2
             while size <= pairs:  # a bitonic sort: at each step a thread orders one pair

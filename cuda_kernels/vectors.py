@@ -17,7 +17,21 @@ from turboquant_ref import vectors as reference
 from . import _launch
 from .layout import to_host
 
-__all__ = ["Flag", "Rows", "as_rows", "device", "launch", "norm_and_unit", "of_code", "plain", "refuse", "result", "sizes", "spread"]
+__all__ = [
+    "Flag",
+    "Rows",
+    "as_rows",
+    "check_device",
+    "device",
+    "launch",
+    "norm_and_unit",
+    "of_code",
+    "plain",
+    "refuse",
+    "result",
+    "sizes",
+    "spread",
+]
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -158,7 +172,7 @@ class Flag:
 
 
 def device(a: np.ndarray[Any, Any], home: _launch.Home) -> Any:
-    """A host array, on the device; its strides are made those of its shape, which NumPy leaves open for axes of length 1."""
+    """A host array, on the device, with the strides of its shape, which NumPy leaves open for axes of length 1."""
     return home.take(np.ascontiguousarray(a).reshape(-1).reshape(a.shape))
 
 

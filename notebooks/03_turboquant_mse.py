@@ -11,7 +11,8 @@
 #
 # A random rotation (lesson 1) and the best numbers for its law (lesson 2) are the whole of Algorithm 1.
 #
-# **Idea of this lesson:** the error of the algorithm is known before it has seen a vector, and it is the same for every vector.
+# **Idea of this lesson:** the error of the algorithm is known before it has seen a vector, and it is the same for
+# every vector.
 
 # %%
 import numpy as np
@@ -25,7 +26,8 @@ d = x.shape[1]
 # %% [markdown]
 # ## Algorithm 1, line by line
 #
-# `setup` draws Π and looks up the codebook; it never sees data. `trace` returns every line of the algorithm by its name.
+# `setup` draws Π and looks up the codebook; it never sees data. `trace` returns every line of the algorithm by its
+# name.
 
 # %%
 Q = tq.mse.setup(d=d, bits=2, rng=0)
@@ -59,8 +61,8 @@ explore(one_vector, bits=range(1, 6))
 # %% [markdown]
 # ## The error is known in advance, for every vector
 #
-# $D = E\|x - \tilde x\|^2$ for a unit vector is $d$ times the error of the scalar quantizer, whatever $x$ is. Measured over 48 rotations
-# on three kinds of vectors:
+# $D = E\|x - \tilde x\|^2$ for a unit vector is $d$ times the error of the scalar quantizer, whatever $x$ is.
+# Measured over 48 rotations on three kinds of vectors:
 
 # %%
 kinds = {
@@ -68,9 +70,7 @@ kinds = {
     "single ones": np.eye(d),
     "two values": np.where(np.random.default_rng(1).random((200, d)) < 0.5, 1.0, 3.0),
 }
-rows = {
-    name: [tq.measure.distortion("mse", v, bits=b, draws=48) for b in (1, 2, 3, 4)] for name, v in kinds.items()
-}
+rows = {name: [tq.measure.distortion("mse", v, bits=b, draws=48) for b in (1, 2, 3, 4)] for name, v in kinds.items()}
 for name, estimates in rows.items():
     print(f"{name:>12}: " + "   ".join(str(e) for e in estimates))
 print(f"{'exact':>12}: " + "   ".join(f"{tq.theory.mse(d, b):.6g}" for b in (1, 2, 3, 4)))
@@ -84,8 +84,16 @@ def measured_beside_exact():
     for k, (name, estimates) in enumerate(rows.items()):
         b = np.arange(1, 5) + 0.12 * (k - 1)
         exact = np.array([tq.theory.mse(d, i) for i in (1, 2, 3, 4)])
-        axis.errorbar(b, [e.value for e in estimates] / exact, [e.half_width for e in estimates] / exact, marker=MARKERS[k],
-                      color=list(COLOURS.values())[k], linestyle="none", capsize=3, label=name)
+        axis.errorbar(
+            b,
+            [e.value for e in estimates] / exact,
+            [e.half_width for e in estimates] / exact,
+            marker=MARKERS[k],
+            color=list(COLOURS.values())[k],
+            linestyle="none",
+            capsize=3,
+            label=name,
+        )
     axis.axhline(1, color="0.3")
     axis.set(title="Three kinds of vectors, one error", xlabel="b", ylabel="measured / exact", xticks=[1, 2, 3, 4])
     axis.legend(ncols=3)
@@ -97,8 +105,8 @@ show(measured_beside_exact())
 # %% [markdown]
 # ## It shrinks
 #
-# The centroid of a cell is its mean, so what is decoded is a little short: $E\langle y, \tilde x\rangle = (1 - D)\,\langle y, x\rangle$. At 1 bit
-# that factor is $2/\pi$ for large $d$. Lesson 4 begins here.
+# The centroid of a cell is its mean, so what is decoded is a little short: $E\langle y, \tilde x\rangle = (1 -
+# D)\,\langle y, x\rangle$. At 1 bit that factor is $2/\pi$ for large $d$. Lesson 4 begins here.
 
 
 # %%
@@ -132,12 +140,18 @@ show(shrinkage())
 # %%
 code = tq.mse.quantize(Q, x)
 packed = tq.mse.pack(Q, code)
-print(f"float32: {x.nbytes:,} bytes; {Q.bits} bits: {packed.data.nbytes:,} bytes, {Q.stored_bits:.2f} bits a coordinate with the norm")
+print(
+    f"float32: {x.nbytes:,} bytes; {Q.bits} bits: {packed.data.nbytes:,} bytes, "
+    f"{Q.stored_bits:.2f} bits a coordinate with the norm"
+)
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Quantize without a rotation: `tq.mse.Quantizer(tq.rotation.Dense(np.eye(d)), Q.codebook)`. Which of the three kinds of vectors suffers most?
+# 1. Quantize without a rotation: `tq.mse.Quantizer(tq.rotation.Dense(np.eye(d)), Q.codebook)`. Which of the three
+#    kinds of vectors suffers most?
 # 2. Multiply every vector by 1000. What changes in the code, and what does not?
-# 3. `scale="least_squares"` gives a smaller error and `scale="unbiased"` gives slope 1. Find both with `tq.measure`, and see that no scale has both.
-# 4. What would $D$ be if you averaged two independent codes of 2 bits each, and how does it compare with one code of 4 bits?
+# 3. `scale="least_squares"` gives a smaller error and `scale="unbiased"` gives slope 1. Find both with
+#    `tq.measure`, and see that no scale has both.
+# 4. What would $D$ be if you averaged two independent codes of 2 bits each, and how does it compare with one code
+#    of 4 bits?

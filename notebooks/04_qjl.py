@@ -9,10 +9,11 @@
 # %% [markdown]
 # # 4. One bit is enough to be unbiased
 #
-# Keep of each number only its sign. That sounds like the end of all precision, and yet inner products can be estimated from signs
-# *without any bias*, if one side of the product is left alone.
+# Keep of each number only its sign. That sounds like the end of all precision, and yet inner products can be
+# estimated from signs *without any bias*, if one side of the product is left alone.
 #
-# **Idea of this lesson:** $\mathrm{sign}(Sx)$, with $S$ random, knows $\langle y, x\rangle$ for every $y$ that will ever be asked.
+# **Idea of this lesson:** $\mathrm{sign}(Sx)$, with $S$ random, knows $\langle y, x\rangle$ for every $y$ that will
+# ever be asked.
 
 # %%
 import numpy as np
@@ -26,9 +27,10 @@ d = 64
 # %% [markdown]
 # ## One random direction
 #
-# For a Gaussian direction $s$: $E\,[\langle s, y\rangle\,\mathrm{sign}\langle s, x\rangle] = \sqrt{2/\pi}\,\langle y, x\rangle$ for unit $x$.
-# Split $y$ into its part along $x$ and the rest: the rest has nothing to do with the sign and averages out; along $x$, $|g|$ averages
-# $\sqrt{2/\pi}$. Divide by it, and average over $m$ directions: that is QJL.
+# For a Gaussian direction $s$: $E\,[\langle s, y\rangle\,\mathrm{sign}\langle s, x\rangle] = \sqrt{2/\pi}\,\langle
+# y, x\rangle$ for unit $x$. Split $y$ into its part along $x$ and the rest: the rest has nothing to do with the
+# sign and averages out; along $x$, $|g|$ averages $\sqrt{2/\pi}$. Divide by it, and average over $m$ directions:
+# that is QJL.
 
 # %%
 rng = np.random.default_rng(0)
@@ -41,8 +43,8 @@ print(f"mean over 200,000 directions: {values.mean():.4f} ± {values.std() / 200
 # %% [markdown]
 # ## No bias at any inner product
 #
-# Each point is one pair, estimated from $m = d$ signs of $x$. The cloud lies around the diagonal, everywhere; compare lesson 3's shrinking
-# clouds. The price is its width.
+# Each point is one pair, estimated from $m = d$ signs of $x$. The cloud lies around the diagonal, everywhere;
+# compare lesson 3's shrinking clouds. The price is its width.
 
 
 # %%
@@ -63,14 +65,14 @@ def clouds(m=64):
     return figure
 
 
-explore(clouds, m=(16, 64, 256, 1024))
+explore(clouds, start={"m": 64}, m=(16, 64, 256, 1024))
 
 # %% [markdown]
 # ## Orthogonal directions are better than independent ones
 #
-# With independent directions the variance is exactly $(\pi/2 - \langle y, x\rangle^2)/m$. Directions that are orthogonal to each other
-# do not measure the same thing twice: with $m = d$ the variance is 2.75 times smaller. That is what practice uses. On the right: the bound printed in
-# QJL's Lemma 3.5 lies below the truth.
+# With independent directions the variance is exactly $(\pi/2 - \langle y, x\rangle^2)/m$. Directions that are
+# orthogonal to each other do not measure the same thing twice: with $m = d$ the variance is 2.75 times smaller.
+# That is what practice uses. On the right: the bound printed in QJL's Lemma 3.5 lies below the truth.
 
 # %%
 results = qjl_m.compute(d=64, pairs=64, draws=40, rho=0.5, eps=0.05, seed=1)
@@ -80,8 +82,9 @@ print(qjl_m.summary(results))
 # %% [markdown]
 # ## Only one side may be rounded
 #
-# If the query is reduced to signs too, what is left is a coin that says whether $x$ and $y$ lie on the same side of a random plane: heads with
-# probability $1 - \theta/\pi$. That measures the *angle*, not the inner product, and its error is larger.
+# If the query is reduced to signs too, what is left is a coin that says whether $x$ and $y$ lie on the same side of
+# a random plane: heads with probability $1 - \theta/\pi$. That measures the *angle*, not the inner product, and its
+# error is larger.
 
 
 # %%
@@ -108,7 +111,10 @@ show(two_sided())
 # %% [markdown]
 # ## Exercises
 #
-# 1. How many signs are needed for a standard deviation of 0.01 at $\langle y, x\rangle = 0$, with a Gaussian $S$? With `tq.theory.qjl` for an orthogonal one?
-# 2. The papers divide an orthogonal $S$'s estimate by $\sqrt{2/\pi}$ too. `tq.theory.kappa(d)` says what that costs. Measure it at $d = 4$.
+# 1. How many signs are needed for a standard deviation of 0.01 at $\langle y, x\rangle = 0$, with a Gaussian $S$?
+#    With `tq.theory.qjl` for an orthogonal one?
+# 2. The papers divide an orthogonal $S$'s estimate by $\sqrt{2/\pi}$ too. `tq.theory.kappa(d)` says what that
+#    costs. Measure it at $d = 4$.
 # 3. Why is the error at $\langle y, x\rangle = 1$ smaller than at 0? What is it for an orthogonal $S$ with $m = d$?
-# 4. Two keys that are nearly equal get nearly equal signs: their errors are alike. When does that help in a softmax?
+# 4. Two keys that are nearly equal get nearly equal signs: their errors are alike. When does that help in a
+#    softmax?

@@ -1,1 +1,1 @@
-"""The course: ten lessons, ``NN_topic.py`` and its executed print ``NN_topic.ipynb``; ``python -m notebooks`` prints them."""
+"""The course: ten lessons, ``NN_topic.py`` and its print ``NN_topic.ipynb``, which ``python -m notebooks`` makes."""

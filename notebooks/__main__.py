@@ -62,14 +62,14 @@ def execute(source: Path) -> Any:
         If a cell raises.
     """
     from nbclient import NotebookClient
-    from traitlets.config import Config
 
     notebook = parse(source)
     kernel = dict(notebook.metadata)
     os.environ["PAPER_FIGURES_STATIC"] = "1"  # inherited by the kernel: a print has no sliders
-    config = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
-    NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", store_widget_state=False, config=config,
-                   resources={"metadata": {"path": str(HERE)}}).execute()  # fmt: skip
+    settings = {"timeout": TIMEOUT, "kernel_name": "python3", "store_widget_state": False}
+    place = {"metadata": {"path": str(HERE)}}
+    client = NotebookClient(notebook, resources=place, extra_arguments=["--log-level=ERROR"], **settings)
+    client.execute()
     notebook.metadata = kernel
     for cell in notebook.cells:
         cell.metadata = {}

@@ -99,10 +99,10 @@ def multiply(T, d, factor):
 
 
 @kernel
-def reciprocal(norms):
-    """1 / norm, and 0 for a norm of 0."""
-    one, zero = norms / norms, norms - norms
-    return select(norms > zero, one / norms, zero)
+def reciprocal(T, norms):
+    """1 / norm, and 0 for a norm of 0; T says of which type."""
+    zero, one = full_like(T, 0.0), full_like(T, 1.0)
+    return select(norms > zero, one / select(norms > zero, norms, one), zero)
 
 
 @kernel

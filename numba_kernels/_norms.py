@@ -37,7 +37,8 @@ def safely(rows: Rows, name: str, run: Callable[[Rows], tuple[bool, Reals]]) -> 
     ValueError
         For NaN and infinity, and where a norm is larger than the largest number of the type.
     """
-    unusual, norms = run(rows)
+    with np.errstate(over="ignore", invalid="ignore"):  # NumPy's, where kernels run as Python
+        unusual, norms = run(rows)
     if not unusual:
         return norms
     as_rows(rows, name=name)
@@ -62,7 +63,7 @@ def _norm_and_unit(x, start, stop, T, norms, unit):
         _lanes.load_rows(x, first, rows, T)
         lengths, bad = _lanes.norms_of(T, d)
         unusual |= bad
-        _lanes.multiply(T, d, _lanes.reciprocal(lengths))
+        _lanes.multiply(T, d, _lanes.reciprocal(T, lengths))
         store(norms, first, lengths)
         _lanes.store_rows(T, unit, first, rows)
     return unusual

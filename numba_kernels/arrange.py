@@ -128,7 +128,8 @@ def _lay_floats(a: Any, size: int, to: Any) -> None:
 def float_queries(a: Reals, section: Section, size: int) -> NDArray[np.float32]:
     """Queries (n, count) as the kernels of float sums read them: (groups, coordinates, size), filled up with zeros."""
     laid = np.zeros((-(-len(a) // size), coordinates(section), size), np.float32)
-    _lay_floats(a, size, laid)
+    if section.words:
+        _lay_floats(a, size, laid)
     return laid
 
 
@@ -166,9 +167,10 @@ def byte_queries(
     units : (n) float64
         What a byte is worth.
     """
-    bits = 2 if section.bits == 3 else stored_bits(section.bits)
-    groups, words = -(-len(a) // size), coordinates(section) * bits // 32
-    laid = np.zeros((groups, words, 8 // bits, size, 4), np.int8)
-    starts, units = np.zeros(groups * size, np.int32), np.empty(len(a))
-    _lay_bytes(a, size, 8 // bits, laid, starts, units)
-    return laid.view(np.uint32).reshape(groups, words * (8 // bits), size), starts, units
+    parts = 4 if section.bits == 3 else 8 // stored_bits(section.bits)
+    groups, words = -(-len(a) // size), coordinates(section) // (4 * parts)
+    laid = np.zeros((groups, words, parts, size, 4), np.int8)
+    starts, units = np.zeros(groups * size, np.int32), np.ones(len(a))
+    if section.words:
+        _lay_bytes(a, size, parts, laid, starts, units)
+    return laid.view(np.uint32).reshape(groups, words * parts, size), starts, units

@@ -2,8 +2,8 @@
 
 The work is cut into items: one key head, a group of query rows that share one pass over the codes, and one chunk of
 keys. An item goes through its chunk a tile at a time, keeps the largest logit, the sum of the weights and the weighted
-sums so far, and scales the last two down when a larger logit comes (online softmax). How the work is cut does not depend
-on the number of threads, so neither does a result.
+sums so far, and scales the last two down when a larger logit comes (online softmax). How the work is cut does not
+depend on the number of threads, so neither does a result.
 
 A side, keys or values, is (codes (heads, blocks, words, 16), words of the first section and of the signs after it,
 tables of both, weights (heads, 16 blocks), residuals). A coded vector is, in its own basis,
@@ -108,11 +108,11 @@ def byte_scores(
 ) -> None:
     """As `float_scores`, by integer sums.
 
-    `queries` are (first, signs), (items, steps, rows) each, where their sums begin, (items, rows) each, and what 1 of
-    these sums is worth, (items, rows) each.
+    `queries` are (first, signs), (items, steps, rows) each; where their sums begin, and what 1 of these is worth,
+    (items rows) each.
     """
     codes, words, tables, weights, residuals = keys
-    first, second, first_starts, second_starts, first_units, second_units = queries
+    first, second, first_starts, second_starts, first_worth, second_worth = queries
     n_bits, n_signs, size, stride = len(bits), len(signed), len(group), codes.shape[2] * LANES
     i, j, q = item * first.shape[1] * size, item * second.shape[1] * size, item * size
     for b in range(stop - start):
@@ -122,11 +122,11 @@ def byte_scores(
         if n_signs == 1:
             sums = spread(group, second_starts, q)
             sums = byte_sums(1, sums, codes, at + words[0] * LANES, words[1], tables[1], second, j)
-            totals = add_each(totals, floats(joined(sums)), second_units, q)
+            totals = add_each(totals, floats(joined(sums)), second_worth, q)
             if residuals.size:
                 totals = scale(totals, simd.load(residuals, block * LANES))
         sums = byte_sums(n_bits, spread(group, first_starts, q), codes, at, words[0], tables[0], first, i)
-        totals = add_each(totals, floats(joined(sums)), first_units, q)
+        totals = add_each(totals, floats(joined(sums)), first_worth, q)
         write(p[b], scale(totals, simd.load(weights, block * LANES)))
 
 

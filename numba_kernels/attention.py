@@ -33,7 +33,6 @@ from turboquant_ref.vectors import as_rows, check_integer, norm_and_unit
 
 from . import group as grouped
 from ._jit import in_parts
-from .arrange import byte_queries, float_queries
 from .attend import attend_items, logits_items
 from .layout import LANES
 from .sides import ALGORITHMS, Side, side_of
@@ -125,18 +124,13 @@ class _Call:
 
     def for_kernels(self, keys: Side) -> tuple[Any, ...]:
         """The queries as `attend.float_scores` or `byte_scores` takes them."""
-        sections = keys.known.first, keys.known.signs
+        count = self.heads * self.tiles * self.size
         rows = []
         for x in self.queries(keys, self.scale, np.float32):
-            full = np.zeros((self.heads, self.tiles * self.size, x.shape[1]), x.dtype)
+            full = np.zeros((self.heads, self.tiles * self.size, x.shape[1]), np.float32)
             full[:, : self.per_head] = x.reshape(self.heads, self.per_head, x.shape[1])
-            rows.append(full.reshape(self.heads * self.tiles * self.size, x.shape[1]))
-        pairs = list(zip(rows, sections, strict=True))
-        if self.precision == "exact":
-            return tuple(float_queries(x, section, self.size) for x, section in pairs)
-        words, starts, units = zip(*(byte_queries(x, section, self.size) for x, section in pairs), strict=True)
-        worth = [(u * step).astype(np.float32) for u, step in zip(units, keys.known.steps, strict=True)]
-        return (*words, *starts, *worth)
+            rows.append(full.reshape(count, x.shape[1]))
+        return keys.queries((rows[0], rows[1]), self.size, self.precision)
 
     def shaping(self, width: int) -> tuple[Any, ...]:
         """What `attend.shape` takes, for keys in blocks that hold `width`."""
@@ -202,7 +196,8 @@ def _fused(call: _Call, keys: Side, values: Side, chunk: int) -> Partial:
     k, v, queries = keys.arguments(call.precision), values.arguments("exact"), call.for_kernels(keys)
     blocks = keys.codes.shape[1]
     items = call.heads * call.tiles * -(-blocks // -(-chunk // LANES))
-    out = tuple(np.empty((items, call.size, *w), np.float32) for w in ((), (), *((w,) for w in values.widths)))
+    shapes = ((), (), *((width,) for width in values.widths))
+    out = tuple(np.empty((items, call.size, *shape), np.float32) for shape in shapes)
     marks = (call.group, (0,) * min(4, call.size), *keys.bits, *values.bits)
     shaping = call.shaping(blocks * LANES)
 

@@ -23,6 +23,7 @@ whole blocks, with zeros: a missing coordinate meets a query coordinate of 0, a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -125,7 +126,7 @@ def sections(Q: Any) -> tuple[Section, ...]:
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """An uninitialised array that begins at a multiple of 64 bytes, so that no load of 64 bytes straddles two lines."""
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)

@@ -187,7 +187,7 @@ def _encode_structured(x, start, stop, T, turned, codebook, J, codes, norms, zq,
         lengths, bad = _lanes.norms_of(T, d)
         unusual |= bad
         store(norms, first, lengths)
-        _lanes.multiply(T, d, _lanes.reciprocal(lengths))
+        _lanes.multiply(T, d, _lanes.reciprocal(T, lengths))
         _lanes.rotate(T, turned)
         _finish(T, d, codebook, J, codes, first, rows, zq, qq)
     return unusual

@@ -87,7 +87,7 @@ class Ranking:
     def costs(self, scores: Reals) -> Reals:
         """What is ranked ascending, (n_queries, k) float64."""
         with np.errstate(over="ignore"):
-            return self.offset[:, None] - self.factor[:, None] * scores
+            return self.offset[:, None] - self.factor[:, None] * np.asarray(scores, np.float64)
 
 
 def _padded(values: Reals, codes: NDArray[np.uint32]) -> Floats:

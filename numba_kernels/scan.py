@@ -28,6 +28,18 @@ inlined = njit(inline="always")
 """For what runs once a block or more: a call would take its tuples of vectors through memory."""
 
 
+AHEAD = 1024
+"""Words from what is read to what is asked for: 4 KiB, a page, beyond which the processor does not read ahead."""
+
+
+@inlined
+def load_words(totals: Any, codes: Any, i: int) -> Any:
+    """16 words; a query that is alone is done with them so soon that it must ask for later ones itself."""
+    if len(totals) == 1:
+        simd.prefetch(codes, i + AHEAD)
+    return simd.load(codes, i)
+
+
 @inlined
 def upper_bit(high: Any, k: int) -> Any:
     """The upper bits of a 3-bit section, shifted so that those of step k = 4 u + s are bit 2 of each byte."""
@@ -40,16 +52,16 @@ def float_sums(bits: int, totals: Any, codes: Any, at: int, words: int, table: A
     n = len(totals)
     if bits == 8:
         for w in range(words):
-            x = simd.load(codes, at + w * LANES)
+            x = load_words(totals, codes, at + w * LANES)
             for _ in range(4):
                 totals = fma_each(totals, simd.gather(table, 0, x & simd.u32x16(255)), query, i)
                 x, i = x >> 8, i + n
     elif bits == 3:
         centroids, third = simd.load(table, 0), simd.u32x16(4)
         for w in range(words // 3):
-            high = simd.load(codes, at + (words // 3 * 2 + w) * LANES)
+            high = load_words(totals, codes, at + (words // 3 * 2 + w) * LANES)
             for u in range(2):
-                x = simd.load(codes, at + (2 * w + u) * LANES)
+                x = load_words(totals, codes, at + (2 * w + u) * LANES)
                 for c in range(4):
                     y = high >> (8 * c)
                     for s in range(4):
@@ -59,7 +71,7 @@ def float_sums(bits: int, totals: Any, codes: Any, at: int, words: int, table: A
     else:
         centroids = simd.load(table, 0)
         for w in range(words):
-            x = simd.load(codes, at + w * LANES)
+            x = load_words(totals, codes, at + w * LANES)
             for _ in range(32 // bits):
                 totals = fma_each(totals, simd.lookup(centroids, x), query, i)
                 x, i = x >> bits, i + n
@@ -83,14 +95,14 @@ def byte_sums(bits: int, sums: Any, codes: Any, at: int, words: int, table: Any,
     n = len(sums)
     if bits == 8:
         for w in range(words):
-            sums = dot4_each(sums, levels256(table, simd.load(codes, at + w * LANES)), query, i)
+            sums = dot4_each(sums, levels256(table, load_words(sums, codes, at + w * LANES)), query, i)
             i += n
     elif bits == 3:
         levels, third = simd.load(table, 0), simd.u32x16(0x04040404)
         for w in range(words // 3):
-            high = simd.load(codes, at + (words // 3 * 2 + w) * LANES)
+            high = load_words(sums, codes, at + (words // 3 * 2 + w) * LANES)
             for u in range(2):
-                x = simd.load(codes, at + (2 * w + u) * LANES)
+                x = load_words(sums, codes, at + (2 * w + u) * LANES)
                 for s in range(4):
                     index = simd.merge_bits(third, upper_bit(high, 4 * u + s), x)
                     sums = dot4_each(sums, simd.lookup_bytes(levels, index), query, i)
@@ -98,7 +110,7 @@ def byte_sums(bits: int, sums: Any, codes: Any, at: int, words: int, table: Any,
     else:
         levels = simd.load(table, 0)
         for w in range(words):
-            x = simd.load(codes, at + w * LANES)
+            x = load_words(sums, codes, at + w * LANES)
             for _ in range(8 // bits):
                 sums = dot4_each(sums, simd.lookup_bytes(levels, x), query, i)
                 x, i = x >> bits, i + n

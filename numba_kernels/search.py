@@ -163,56 +163,64 @@ def _groups(n: int) -> list[tuple[tuple[tuple[int, ...], ...], slice]]:
     return found + ([(group.of(small, 1), slice(split, n))] if split < n else [])
 
 
+def _filled(a: Reals, n: int) -> NDArray[np.float32]:
+    filled = np.zeros(n, np.float32)
+    filled[: len(a)] = a
+    return filled
+
+
+def _floats(known: Tables, queries: list[Reals], beta: Reals, size: int) -> tuple[tuple[Any, ...], Reals]:
+    """What `scan.float_scan` calls queries, and the unit of its sums."""
+    first, second = (float_queries(a, s, size) for a, s in zip(queries, (known.first, known.signs), strict=True))
+    return (first, second, _filled(beta, len(first) * size)), np.ones(len(beta))
+
+
+def _bytes(known: Tables, queries: list[Reals], beta: Reals, size: int) -> tuple[tuple[Any, ...], Reals]:
+    """What `scan.byte_scan` calls queries, and what one of a query's sums is worth."""
+    first, starts, units = byte_queries(queries[0], known.first, size)
+    signs, sign_starts, sign_units = byte_queries(queries[1], known.signs, size)
+    units = units * known.steps[0]
+    n = len(starts)
+    ratios = _filled(sign_units * known.steps[1] / units, n)
+    return (first, signs, _filled(beta / units, n), starts, sign_starts, ratios), units
+
+
 def _scan(
     known: Tables, ranking: Ranking, queries: tuple[Reals, Reals], count: int, chunk: int, precision: str
 ) -> tuple[Reals, Ids]:
     """Scores, as `ranking` has them, and positions of the best `count` codes, best first."""
-    sections = (known.first, known.signs)
+    exact = precision == "exact"
     bits = known.first.bits if known.first.bits < 5 else 8
-    kernel = (scan.float_scan if precision == "exact" else scan.byte_scan)(bits, known.signs.words > 0)
-    words, chosen = tuple(s.words for s in sections), known.floats if precision == "exact" else known.levels
-    units = np.ones(len(queries[0]))
-    shapes = _groups(len(units))
-    arranged: list[tuple[Any, ...]] = []
-    for shape, part in shapes:
-        size, parts = len(shape), [a[part] for a in queries]
-        beta = np.zeros(-(-len(parts[0]) // size) * size, np.float32)
-        if precision == "exact":
-            beta[: len(parts[0])] = ranking.beta[part]
-            arranged.append((*(float_queries(a, s, size) for a, s in zip(parts, sections, strict=True)), beta))
-            continue
-        (first, starts, unit), (second, sign_starts, sign_unit) = (
-            byte_queries(a, s, size) for a, s in zip(parts, sections, strict=True)
-        )
-        units[part] = unit * known.steps[0]
-        ratios = np.zeros_like(beta)
-        beta[: len(unit)] = ranking.beta[part] / units[part]
-        ratios[: len(unit)] = sign_unit * known.steps[1] / units[part]
-        arranged.append((first, second, beta, starts, sign_starts, ratios))
+    kernel = (scan.float_scan if exact else scan.byte_scan)(bits, known.signs.words > 0)
+    fixed = (known.first.words, known.signs.words), known.floats if exact else known.levels
     vectors = (ranking.weights, ranking.residuals, ranking.bias)
-    codes, n = ranking.codes, ranking.n
+    groups = []
+    for shape, part in _groups(len(ranking.beta)):
+        arranged = (_floats if exact else _bytes)(known, [a[part] for a in queries], ranking.beta[part], len(shape))
+        groups.append((shape, *arranged))
 
-    def run(start: int, stop: int) -> list[Any]:
+    def run(start: int, stop: int) -> list[tuple[Any, Any]]:
         found = []
-        for (shape, part), given in zip(shapes, arranged, strict=True):
-            size, real = len(given[2]), part.stop - part.start
-            thresholds = np.full(size, np.inf, np.float32)
-            thresholds[:real] = -np.inf
-            scores = np.full((size, count), -np.inf, np.float32)
-            heaps = (thresholds, scores, np.full((size, count), scan.NOWHERE))
+        for shape, given, units in groups:
+            thresholds = np.full(len(given[2]), np.inf, np.float32)
+            thresholds[: len(units)] = -np.inf
+            scores = np.full((len(units), count), -np.inf, np.float32)
+            positions = np.full((len(units), count), scan.NOWHERE)
             candidates = np.empty((len(shape), LANES), np.float32)
-            blocks = (start, stop, n, max(1, chunk // LANES))
-            kernel(shape, codes, blocks, words, chosen, given, vectors, heaps, candidates)
-            found.append((scores[:real], heaps[2][:real]))
+            blocks = (start, stop, ranking.n, max(1, chunk // LANES))
+            heaps = (thresholds, scores, positions)
+            kernel(shape, ranking.codes, blocks, *fixed, given, vectors, heaps, candidates)
+            found.append((scores, positions))
         return found
 
-    work = LANES * max(4, len(queries[0])) * (coordinates(known.first) + coordinates(known.signs))
+    work = LANES * max(4, len(ranking.beta)) * (coordinates(known.first) + coordinates(known.signs))
     # of 7 blocks: parts that begin a power of two apart would share the sets of a cache
-    first, *others = in_parts(run, len(codes), -(-ENOUGH // work), step=7)
+    first, *others = in_parts(run, len(ranking.codes), -(-ENOUGH // work), step=7)
     for other in others:
         for (scores, positions), (more, more_positions) in zip(first, other, strict=True):
             scan.merge(scores, positions, more, more_positions)
     for scores, positions in first:
         scan.order(scores, positions)
-    scores, positions = (np.concatenate(parts) for parts in zip(*first, strict=True))
+    units = np.concatenate([unit for _, _, unit in groups])
+    scores, positions = (np.concatenate(a) if len(a) > 1 else a[0] for a in zip(*first, strict=True))
     return scores * units[:, None], positions

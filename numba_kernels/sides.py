@@ -12,7 +12,7 @@ from turboquant_ref.codes import module_of
 from turboquant_ref.packing import Packed
 
 from . import rotation
-from .arrange import Tables, coordinates, tables
+from .arrange import Tables, byte_queries, coordinates, float_queries, tables
 from .attend import decode
 from .layout import Prepared, check_prepared, prepare, stored_bits
 
@@ -49,6 +49,15 @@ class Side(NamedTuple):
     def widths(self) -> tuple[int, int]:
         """Coordinates of both sections, those that fill up words included."""
         return coordinates(self.known.first), coordinates(self.known.signs)
+
+    def queries(self, rows: tuple[Reals, Reals], size: int, precision: str) -> tuple[NDArray[Any], ...]:
+        """Float32 queries in both bases, (size n, count) each, as `attend.float_scores` or `byte_scores` takes them."""
+        pairs = list(zip(rows, (self.known.first, self.known.signs), strict=True))
+        if precision == "exact":
+            return tuple(float_queries(x, section, size) for x, section in pairs)
+        words, starts, units = zip(*(byte_queries(x, section, size) for x, section in pairs), strict=True)
+        worth = [(u * step).astype(np.float32) for u, step in zip(units, self.known.steps, strict=True)]
+        return *words, *starts, *worth
 
     def arguments(self, precision: str) -> tuple[Any, ...]:
         """What a kernel takes; see `attend`."""

@@ -1,10 +1,10 @@
-"""What the notebooks show pictures with: `show`, and `explore`, a slider with a picture that stands without it."""
+"""What the notebooks show pictures with: `show`, and `explore`, sliders with a picture that stands without them."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ._style import COLOURS, CYCLE, MARKERS, new_figure, styled
@@ -28,27 +28,29 @@ def show(figure: Any) -> None:
     display(Image(stream.getvalue()))
 
 
-def explore(draw: Callable[..., Any], **choices: Sequence[Any]) -> None:
+def explore(draw: Callable[..., Any], start: Mapping[str, Any] | None = None, **choices: Sequence[Any]) -> None:
     """A picture ``draw(**one choice of each)``, with a slider for each choice where ipywidgets is there.
 
     Parameters
     ----------
     draw : callable
         Returns a matplotlib figure.
+    start : mapping, optional
+        The choices to begin with; the middle ones by default.
     **choices : sequence
-        The values of each argument; the picture begins with the middle one.
+        The values of each argument.
     """
-    middle = {name: values[len(values) // 2] for name, values in choices.items()}
+    first = {name: values[len(values) // 2] for name, values in choices.items()} | dict(start or {})
     if os.environ.get(STATIC):
-        show(draw(**middle))
+        show(draw(**first))
         return
     try:
         from ipywidgets import SelectionSlider, interact
     except ImportError:
-        show(draw(**middle))
+        show(draw(**first))
         return
     sliders = {
-        name: SelectionSlider(options=list(values), value=middle[name], continuous_update=False)
+        name: SelectionSlider(options=list(values), value=first[name], continuous_update=False)
         for name, values in choices.items()
     }
     interact(lambda **chosen: show(draw(**chosen)), **sliders)

@@ -109,20 +109,13 @@ _CODES = (
     "K2pre V1", "K2pre V2/1", "K3/2pre V1", "K2pre V2", "K3pre V1", "K4/2pre V1", "K3/2pre V2/1", "K4/2pre V2/1",
     "K3/2pre V2", "K3pre V2/1", "K4/2pre V2", "K3pre V2", "K4/2pre V3/2", "K4pre V2/1", "K4/3pre V2", "K3pre V3/2",
     "K4/2pre V3", "K4pre V2", "K4/3pre V3/2", "K4/3pre V3", "K4pre V3/2", "K4pre V3", "K5pre V2", "K4pre V4",
-    "K4 V2", "K4/2 V4/2", "K3/2 V2", "K4/2 V2", "K2pre opt V2", "K5/2pre V2",
+    "K4 V2", "K4/2 V4/2", "K3/2 V2", "K4/2 V2", "K2pre opt V2",
 )  # fmt: skip
-_W64 = (
-    "K4/2pre V1", "K3/2pre V1", "K2pre V2/1", "K4/2pre V2/1", "K2pre V2", "K3pre V1", "K4/2pre V2", "K3pre V2",
-    "K4pre V2", "K4/3pre V3/2", "K4/3pre V2",
-)  # fmt: skip
-_W32 = ("K4/2pre V1", "K4/2pre V2/1", "K4/2pre V2", "K4/2pre V3/2", "K3pre V2")
 SEARCH = (
     *(f"unb {codes} W128 s4" for codes in _CODES),
-    *(f"unb {codes} W64 s4" for codes in _W64),
-    *(f"unb {codes} W32 s4" for codes in _W32),
+    *(f"unb {codes} W64 s4" for codes in ("K4/2pre V1", "K4/2pre V2/1", "K4/2pre V2", "K3pre V2", "K4pre V2")),
+    *(f"unb {codes} W32 s4" for codes in ("K4/2pre V1", "K4/2pre V2/1", "K4/2pre V2")),
     "unb K3pre V2 s4",
-    "unb K3pre V2 W256 s4",
-    "unb K3pre V2 W128 s16",
 )
 """Where the best recipe at a given size is looked for."""
 
@@ -136,19 +129,17 @@ FIDELITY = tuple(f"{kind} {b}" for b in (2, 3, 4) for kind in (*SCALES, "prodO",
 """Codecs whose attention logits are compared with theory."""
 
 PAIRED = (
-    *(f"{kind} {b}" for b in (2, 3) for kind in ("mse", "unb", "prodO", "prodG", "bug")),
-    "opt 3", "mse 4", "unb 4", "mse 3 W128", "unb 3 W128", "unb 3 W32", "unb 3 s4", "unb K3pre V3", "unb K3mean V3",
-    "unb K3pre V3 s4", "unb K3pre V3 W128", "unb 3 W128 s4", "unb K3pre V3 W128 s4", "unb K3mean V3 W128 s4",
-    "mse K3pre V3 W128 s4", "opt K3pre V3 W128 s4", "prodO K3pre V3 W128 s4", "unb K4 V2", "unb K2 V4",
-    "kivi 2 W128", "kivi 3 W128", "mse 4/2 W128", "mse 5/3 W128", "kivi 2 W128 s4", "unb K4/2 V4/2 W128 s4",
-    "unb K3pre V2 W128 s4", "unb K3pre opt V2 W128 s4", "unb K4/2pre V2 W128 s4", "unb K2pre V2 W128 s4",
+    "mse 3", "prodO 3", "prodG 3", "mse 2", "bug 3", "unb 3", "opt 3", "mse 3 W32", "unb 3 W32", "unb 3 W32 s4",
+    "unb K3pre V3 W32", "unb K3pre V3 W32 s4", "mse K3pre V3 W32 s4", "opt K3pre V3 W32 s4", "prodO K3pre V3 W32 s4",
+    "unb 3 s4", "unb K3pre V3", "unb K3pre V3 s4", "unb K4 V2", "kivi 2 W32", "mse 4/2 W32", "unb K3pre V2 W32 s4",
+    "unb K3pre opt V2 W32 s4", "unb K4/2pre V2 W32 s4",
 )  # fmt: skip
 """Run with several seeds, on shorter texts, to be compared pair by pair."""
 
-STRUCTURED = ("mse 3", "unb K3pre V2 W128 s4")
+STRUCTURED = ("mse 3",)
 """Run with a structured rotation too."""
 
-VALUE_MEANS = ("unb K2pre V2 W128 s4", "unb K3pre V2 W128 s4", "unb K4pre V2 W128 s4")
+VALUE_MEANS = ("unb K3pre V2 W32 s4",)
 """Run with centred values too."""
 
 # ------------------------------------------------------------------------------------------------ bits by layer
@@ -194,5 +185,5 @@ def by_layer(name: str) -> list[str] | None:
     return [f"unb K{bits['K', l]}pre V{bits['V', l]}{found['kept']}" for l in range(layers)]
 
 
-MIXED = tuple(f"by layer {mean} W128 s4" for mean in (2.0, 2.25, 2.5, 3.0))
+MIXED = tuple(f"by layer {mean} W128 s4" for mean in (2.25, 2.5))
 """Bits by layer, at the sizes that are looked for."""

@@ -28,8 +28,7 @@ from . import lm, lm_cache, lm_configs, lm_text
 from ._track import track
 
 LENGTH = 2048
-PAIRED = 1024  # of texts that several seeds are compared on
-SMALL = 512
+SHORT = 512  # of texts that several seeds are compared on
 LATE = 1024  # "late" is from here on
 FIDELITY_LAYERS = range(0, 30, 3)
 FIDELITY_QUERIES = 64
@@ -74,22 +73,22 @@ def plan(name: str) -> list[Job]:
     """The jobs of a run, most important first."""
     if name == "small":  # a minute or two on two cores
         core = ("mse 3", "unb 3", "prodO 3", "prodG 3", "mse 3 W128", "unb K3pre V2 W128 s4", "kivi 2 W128")
-        return text_jobs(core, [0], length=SMALL) + needle_jobs(("full", "mse 3", "mse 2"), (SMALL,), [0])
+        return text_jobs(core, [0], length=SHORT) + needle_jobs(("full", "mse 3", "mse 2"), (SHORT,), [0])
     if name == "layers":
-        one = (text_jobs(lm_configs.ONE_LAYER, [0], length=SMALL, only=l) for l in range(30))
+        one = (text_jobs(lm_configs.ONE_LAYER, [0], length=SHORT, only=l) for l in range(30))
         return [job for jobs in one for job in jobs if job["text"] == "alice"]
-    c, short, shorter = lm_configs, (512, 1024), {"length": PAIRED}
+    c, short, shorter = lm_configs, (512, 1024), {"length": SHORT}
     return [
         *text_jobs(c.CORE, [0]),
-        *fidelity_jobs([0, 1, 2, 3]),
+        *fidelity_jobs([0, 1, 2]),
         *needle_jobs(c.HEAT, (4096, 2048, *short), [0]),
         *text_jobs(c.MORE, [0]),
-        *text_jobs(c.PAIRED, [0, 1], **shorter),
+        *text_jobs(c.PAIRED, [0, 1, 2], **shorter),
         *text_jobs((*c.SEARCH, *c.MIXED), [0]),
-        *text_jobs(c.STRUCTURED, [0], rotation="structured", **shorter),
         *text_jobs(c.VALUE_MEANS, [0], value_mean=True, **shorter),
-        *needle_jobs(c.HEAT, short, [1, 2]),
-        *text_jobs(c.PAIRED, [2, 3], **shorter),
+        *text_jobs(c.STRUCTURED, [0], rotation="structured", **shorter),
+        *needle_jobs(c.HEAT, short, [1]),
+        *text_jobs(c.PAIRED, [3], **shorter),
     ]
 
 
@@ -213,15 +212,13 @@ def full_pass(args: tuple[str, int, str]) -> str:
     return text
 
 
-def results(jobs: list[Job], model: Any, processes: int, time_limit: float) -> Iterator[Job]:
-    """The jobs with their results, as they get ready; those not ready in time are left."""
+def results(jobs: list[Job], model: Any, processes: int, time_limit: float, length: int = LENGTH) -> Iterator[Job]:
+    """The jobs with their results, as they get ready; those not ready in time are left.  Calibration is on `length`."""
     deadline = time.monotonic() + min(time_limit, 3e6)
     context = multiprocessing.get_context("fork")
     _shared["model"], _shared["tokenizer"] = lm.load(model)
     for text in lm_text.TEXTS:
         _shared["ids", text] = _shared["tokenizer"].encode(lm_text.read(text))
-    lengths = [job.get("length", LENGTH) for job in jobs if job["job"] != "needles"]
-    length = LENGTH if max(lengths, default=LENGTH) > SMALL else SMALL  # calibration is on as much
     with tempfile.TemporaryDirectory() as folder:
         with context.Pool(min(processes, len(lm_text.TEXTS))) as pool:
             pool.map(full_pass, [(text, length, folder) for text in lm_text.TEXTS])
@@ -284,7 +281,9 @@ def gather(plan_name: str, kinds: set[str], lines: str | None = None) -> list[Jo
     if missing:
         file = lm.find_file()
         processes = max((os.cpu_count() or 2) - 1, 1)
-        for job in track(_limited(missing, file, processes), f"{len(missing)} runs of the model"):
+        for job in track(
+            _limited(missing, file, processes, _calibrated(plan_name)), f"{len(missing)} runs of the model"
+        ):
             if "error" in job:
                 raise RuntimeError(f"{job['config']}: {job['error']}")
             found[key(job)] = job
@@ -294,15 +293,19 @@ def gather(plan_name: str, kinds: set[str], lines: str | None = None) -> list[Jo
     return [found[key(job)] for job in jobs]
 
 
-def _limited(jobs: list[Job], file: Path, processes: int) -> Iterator[Job]:
+def _calibrated(plan_name: str) -> int:
+    return LENGTH if plan_name == "all" else SHORT
+
+
+def _limited(jobs: list[Job], file: Path, processes: int, length: int) -> Iterator[Job]:
     """`results`, with BLAS of one thread in every process."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        yield from results(jobs, file, processes, math.inf)
+        yield from results(jobs, file, processes, math.inf, length)
         return
     with threadpool_limits(1):
-        yield from results(jobs, file, processes, math.inf)
+        yield from results(jobs, file, processes, math.inf, length)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -323,7 +326,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(jobs)} jobs, {len(finished)} done before", flush=True)
     count = 0
     with file.open("a", encoding="utf-8") as lines:
-        for job in results(jobs, given.model, given.processes, given.time_limit - (time.monotonic() - started)):
+        left = given.time_limit - (time.monotonic() - started)
+        for job in results(jobs, given.model, given.processes, left, _calibrated(given.plan)):
             lines.write(json.dumps(job) + "\n")
             lines.flush()
             count += 1

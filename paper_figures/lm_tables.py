@@ -1,7 +1,7 @@
 """From the lines of `lm_jobs` to the numbers of Table 1 and Fig 4 in miniature.
 
-The unit of replication is the seed of a cache: every layer's rotations are drawn anew.  Intervals are Student's, 95 %,
-over seeds and texts; two caches are compared seed by seed and text by text, on the logarithm of the KL.
+The unit of replication is the seed of a cache: every layer's rotations are drawn anew, and serve both texts.  Intervals
+are Student's, 95 %, over seeds; two caches are compared seed by seed, on the logarithm of the KL.
 """
 
 from __future__ import annotations
@@ -81,17 +81,22 @@ def mean_kl(row: dict[str, Any]) -> float:
 
 
 def compare(rows: dict[str, Any], first: str, second: str) -> dict[str, float]:
-    """KL of the first over that of the second: geometric mean and 95 % interval, over the seeds and texts of both."""
-    logs = []
+    """KL of the first over that of the second: geometric mean over texts and seeds, and 95 % interval over seeds.
+
+    Both draw the same rotations from the same seed, for both texts, so a seed is one observation.
+    """
+    logs: dict[int, list[float]] = defaultdict(list)
     for text in lm_text.TEXTS:
         sides = [dict(zip(rows[c][text]["seeds"], rows[c][text]["kl"], strict=True)) for c in (first, second)]
         fixed = [len(side) == 1 for side in sides]  # a cache without randomness stands against every seed
         seeds = sides[0] if fixed[1] else sides[1] if fixed[0] else sides[0].keys() & sides[1].keys()
-        only = [next(iter(side.values())) for side in sides]
-        pairs = ([only[i] if fixed[i] else side[seed] for i, side in enumerate(sides)] for seed in sorted(seeds))
-        logs += [math.log(a / b) for a, b in pairs]
-    mean, half = interval(logs)
-    return {"ratio": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(mean + half), "pairs": len(logs)}
+        for seed in seeds:
+            a, b = (
+                next(iter(side.values())) if alone else side[seed] for side, alone in zip(sides, fixed, strict=True)
+            )
+            logs[seed].append(math.log(a / b))
+    mean, half = interval([float(np.mean(values)) for values in logs.values()])
+    return {"ratio": math.exp(mean), "low": math.exp(mean - half), "high": math.exp(mean + half), "seeds": len(logs)}
 
 
 def frontier(rows: dict[str, Any], context: int) -> list[tuple[float, str, float]]:
@@ -120,9 +125,11 @@ def fidelity(jobs: Iterable[Job]) -> dict[str, Any]:
         kind, bits = config.split()
         name = {"mse": "mse", "matched": "mse-matched", "opt": "mse-least_squares", "unb": "mse-unbiased",
                 "prodO": "prod-orthogonal", "prodG": "prod", **lm_configs.WILD}[kind]  # fmt: skip
-        row: dict[str, Any] = {"draws": len(same), "expected_slope": variants.find(name).exact(64, int(bits)).slope}
+        seeds = sorted({job["seed"] for job in same})
+        row: dict[str, Any] = {"draws": len(seeds), "expected_slope": variants.find(name).exact(64, int(bits)).slope}
         for figure in ("slope", "noise", "attention_kl"):
-            row[figure], row[f"{figure}_half"] = interval([np.mean(job[figure]) for job in same])
+            by_seed = [np.mean([job[figure] for job in same if job["seed"] == seed]) for seed in seeds]
+            row[figure], row[f"{figure}_half"] = interval(by_seed)
         known = [job["expected_noise"] for job in same if job["expected_noise"][0] is not None]
         row["expected_noise"] = float(np.mean(known)) if known and kind not in lm_configs.WILD else None
         rows[config] = row

@@ -30,7 +30,7 @@ FAMILIES = {
     "prodO": ("Algorithm 2, orthogonal S", "red", "s"),
     "prodG": ("Algorithm 2, Gaussian S", "orange", "v"),
     "bug": ("Algorithm 2, scaled twice", "pink", "X"),
-    "kivi": ("min-max as KIVI", "green", "^"),
+    "kivi": ("min-max as KIVI (keeps up to 31 tokens)", "green", "^"),
     "minmax": ("min-max, a token", "black", "P"),
 }
 
@@ -47,7 +47,7 @@ def compute(plan: str, lines: str | None) -> dict[str, Any]:
         "perplexity": {t: next(j["perplexity"] for j in jobs if j.get("text") == t) for t in lm_text.TEXTS},
         "rows": rows,
         "fidelity": lm_tables.fidelity(jobs),
-        "paired": lm_tables.texts(jobs, lm_jobs.PAIRED),
+        "paired": lm_tables.texts(jobs, lm_jobs.SHORT),
         "structured": lm_tables.others(jobs, "rotation"),
         "value_mean": lm_tables.others(jobs, "value_mean"),
     }
@@ -106,8 +106,10 @@ def plot(results: dict[str, Any]) -> Any:
     _panel(kept, rows, " W128")
     best = lm_tables.frontier({n: r for n, r in rows.items() if "s4" in n and "full" not in n}, SHOWN)
     if best:
-        kept.plot([b for b, _, _ in best], [kl for _, _, kl in best], color="black", marker=".", label="best found")
-        kept.legend(loc="lower left", fontsize=7)
+        line = kept.plot(
+            [b for b, _, _ in best], [kl for _, _, kl in best], color="black", marker=".", label="best found"
+        )
+        kept.legend(handles=line, loc="upper right")
     kept.set_title("the last 128 tokens in full precision")
     _curve(curve, rows)
     _slopes(slopes, results["fidelity"])
@@ -128,8 +130,9 @@ def _curve(ax: Any, rows: dict[str, Any]) -> None:
                 ax.plot((row["error_k"] + row["error_v"]) / 2, np.mean(row["kl"]), color=COLOURS[colour], marker=marker,
                         linestyle="none", label=label if i == 0 and text == lm_text.TEXTS[0] else None)  # fmt: skip
     span = np.array([2e-3, 0.05])
-    ax.plot(span, 7 * span, color=GREY, linestyle="--")
-    ax.annotate("KL = 7 D", (span[0], 7 * span[0]), xytext=(0, 6), textcoords="offset points", fontsize=8)
+    ax.plot(span, 8.5 * span, color=GREY, linestyle="--")
+    ax.annotate("KL = 8.5 D", (span[0], 8.5 * span[0]), xytext=(-4, 8), textcoords="offset points",
+                fontsize=8, horizontalalignment="right")  # fmt: skip
     ax.set(xscale="log", yscale="log", xlabel="D: relative squared error of keys and values", ylabel="KL, nats a token",
            title="KL goes with the error, whatever the estimator")  # fmt: skip
 

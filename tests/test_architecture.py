@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,27 @@ def test_arrows(path: Path) -> None:
     assert not own & {"numba_kernels", "cuda_kernels"}
     if name in ALLOWED:
         assert own <= ALLOWED[name], f"{name} may not import {own - ALLOWED[name]}"
+
+
+ROOT = PACKAGE.parent
+OURS = {"turboquant_ref", "numba_kernels", "cuda_kernels", "paper_figures", "notebooks", "benchmarks", "tests"}
+CONSUMERS = {  # which of ours a package may import, and what else at import time
+    "numba_kernels": ({"turboquant_ref"}, {"numpy", "scipy", "numba", "llvmlite"}),
+    "cuda_kernels": ({"turboquant_ref"}, {"numpy", "scipy", "numba", "llvmlite"}),
+    "paper_figures": ({"turboquant_ref", "numba_kernels", "cuda_kernels"}, {"numpy", "scipy", "matplotlib"}),
+}
+
+
+@pytest.mark.parametrize("package", CONSUMERS)
+def test_arrows_between_packages(package: str) -> None:
+    """numpy, scipy <- turboquant_ref <- numba_kernels | cuda_kernels <- paper_figures; the two kernels never meet."""
+    ours, others = CONSUMERS[package]
+    for path in sorted((ROOT / package).rglob("*.py")):
+        source = path.read_text()
+        _, eager, lazy = imports(source)
+        mine = {n.split(".")[0] for n in re.findall(r"^\s*(?:from|import) ([\w.]+)", source, re.M)} & OURS
+        assert mine <= ours | {package}, f"{path.name} imports {mine - ours}"
+        assert eager - OURS <= others, f"{path.name} imports {eager - OURS - others} at import time"
 
 
 def test_the_arrow_test_can_fail() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _cuda import GPU, SIMULATED, needs_emission, needs_kernels
+from _cuda import GPU, SIMULATED, needs_emission, needs_gpu, needs_kernels
 
 import turboquant_ref as tq
 from cuda_kernels import layout, logits
@@ -35,7 +35,7 @@ def cut(y: Any, where: Any, words: int, groups: int) -> tuple[Any, Any, Any]:
 
 def emulated(Q: Any, q: Any, code: Any, queries: int, wrong_place: int = 0) -> tuple[Any, Any]:
     """Logits of one tile of 64 keys by `tile_program` on 32 NumPy lanes, and the bound of their error."""
-    from cuda_kernels import logits_fast, operands_fast
+    from cuda_kernels import _fixed, _problem, logits_fast, operands_fast
     from cuda_kernels.machine import Warp
 
     form = layout.form_of(Q)
@@ -54,12 +54,13 @@ def emulated(Q: Any, q: Any, code: Any, queries: int, wrong_place: int = 0) -> t
         registers = [words[i][k][source] for i in range(x.groups) for k in range(x.words)]
         return registers, [units[4 * i + mine] for i in range(x.groups)], [sums[4 * i + mine] for i in range(x.groups)]
 
-    book, unit = logits._words(Q, x)
+    words, unit = _fixed.words_of(Q)
+    book = _fixed.for_lanes(words, x.merged)
     query, units, sums = operand(Q.rotation.matrix())
     factors, sketch = [np.float32(u * unit) for u in units], query
     if x.merged:
         sketch, sign_units, sums = operand(Q.sketch.matrix())
-        factors += [np.float32(u * logits._sign_factor(Q, 1.0)) for u in sign_units]
+        factors += [np.float32(u * _problem.sign_factor(Q, 1.0)) for u in sign_units]
     masks = [np.where((g >> 1) // x.columns == u, 0xFFFFFFFF, 0).astype(np.uint32) for u in range(4)]
     key = 16 * (t // x.columns) + g
     places = [16 * x.subtiles * n + 8 * r for n in range(x.sets) for r in (0, 1)]
@@ -267,6 +268,65 @@ def test_what_is_refused() -> None:
         logits.logits(Q, np.ones((2, 1, 8)), keys, softcap=-1.0)
     with pytest.raises(ValueError, match="a fixed call takes device arrays"):
         logits.fix(Q, np.ones((2, 1, 8)), keys)
+
+
+# ---------------------------------------------------------------------------------------------- the fast kernel itself
+
+
+@needs_gpu
+@pytest.mark.parametrize("d", [64, 128, 256])
+@pytest.mark.parametrize(("algorithm", "bits"), [("mse", 2), ("mse", 3), ("mse", 4), ("prod", 3), ("prod", 4)])
+@pytest.mark.parametrize(("group", "n"), [(1, 64), (1, 1003), (2, 500), (4, 4096), (8, 130), (11, 77)])
+@pytest.mark.parametrize("scalars", ["float16", "float32"])
+def test_the_fast_kernel(d: int, algorithm: str, bits: int, group: int, n: int, scalars: str) -> None:
+    module = getattr(tq, algorithm)
+    Q = module.setup(d=d, bits=bits, rng=bits)
+    packed = module.encode(Q, RNG.standard_normal((3, n, d)), scalars)
+    q = RNG.standard_normal((3 * group, 1, d)).astype(np.float32)
+    got = logits.logits(Q, q, layout.prepare(Q, packed))
+    want = tq.attention.logits(Q, q.astype("d"), module.unpack(Q, packed))
+    assert np.linalg.norm(got - want) < 1e-4 * np.linalg.norm(want)
+    assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+
+
+@needs_gpu
+def test_pages_on_the_tensor_cores() -> None:
+    Q = tq.prod.setup(128, 4, 1)
+    pages = tq.prod.encode(Q, RNG.standard_normal((7, 2, 64, 128)), "float16")
+    table, lengths = np.array([[3, 1, 6], [0, 4, 2]], np.int32), np.array([150, 33], np.int32)
+    q = RNG.standard_normal((2, 8, 1, 128)).astype(np.float32)
+    got = logits.logits(Q, q, layout.paged(layout.prepare(Q, pages), table, lengths))
+    for i in range(2):
+        rows = pages.data[table[i]].transpose(1, 0, 2, 3).reshape(2, 192, -1)[:, : lengths[i]]
+        code = tq.prod.unpack(Q, type(pages)(np.ascontiguousarray(rows), pages.scalars, pages.fingerprint))
+        want = tq.attention.logits(Q, q[i].astype("d"), code)
+        assert np.linalg.norm(got[i, ..., : lengths[i]] - want) < 1e-4 * np.linalg.norm(want)
+        assert np.all(np.isneginf(got[i, ..., lengths[i] :]))
+
+
+@needs_gpu
+def test_a_fixed_call_reads_its_query_each_time_and_keeps_no_memory() -> None:
+    from cuda_kernels import _launch
+
+    cuda = _launch.ready()
+    Q = tq.mse.setup(128, 4, 1)
+    code = tq.mse.quantize(Q, RNG.standard_normal((2, 500, 128)))
+    keys = layout.prepare(Q, tq.mse.pack(Q, code, "float16"))
+    q = cuda.to_device(RNG.standard_normal((1, 2, 1, 128)).astype(np.float32)[0])
+    call = logits.fix(Q, q, keys)
+    first = call().copy_to_host()
+    np.testing.assert_array_equal(call().copy_to_host(), first)
+    cuda.to_device(-q.copy_to_host(), to=q)
+    # rounding to the nearest even unit is symmetric, the lower plane cut to 8 bits is not: one unit of 2^-15
+    np.testing.assert_allclose(call().copy_to_host(), -first, atol=np.abs(first).max() * 2.0**-14)
+    for _ in range(10):
+        logits.logits(Q, q, keys)
+    cuda.synchronize()
+    free = cuda.current_context().get_memory_info()[0]
+    for _ in range(1000):
+        logits.logits(Q, q, keys)
+    cuda.synchronize()
+    assert cuda.current_context().get_memory_info()[0] >= free - (64 << 20)
 
 
 @pytest.mark.skipif(GPU or SIMULATED, reason="there is a GPU, or the simulator")

@@ -36,10 +36,9 @@ SHARED = [
     "test_grouped_heads_read_their_own_keys",
     "test_additive_mask_and_unseen_rows",
     "test_no_keys",
-    "test_prefill_equals_decoding",
     "test_bad_input",
     "test_keys_and_values_of_another_quantizer_or_length",
-    *([] if JIT else ["test_equal_to_decode_then_attend"]),
+    *([] if JIT else ["test_equal_to_decode_then_attend", "test_prefill_equals_decoding"]),
 ]
 _replaced = {name: getattr(attention, name) for name in ("attend", "attend_blocks", "logits")}
 _tests = bodies("test_attention", [], **_replaced)
@@ -111,8 +110,9 @@ def expected(
     A logit: two roundings each for scale, cap and mask, 2^-21 for tanh, whose slope is at most 1.  A weight
     e^(s - top): the errors of s and top, the rounding of their difference, 2^-22 for `exp`; and the same again for each
     larger top, at most one a tile of 1024 keys and one a chunk, whose differences add up to at most the largest.  Below
-    e^-87 it may be 0.  A sum of n weights, or of n products: gamma_{2n}.  For a ratio a/t,
-    |a'/t' - a/t| <= (|a' - a| + |a/t| |t' - t|) / t'; nothing is said where t may be off by half.
+    e^-87 it may be 0.  A sum over keys: a chain of at most n/16 in each lane, four sums of lanes, at most n/16 chunks,
+    and a few factors.  For a ratio a/t, |a'/t' - a/t| <= (|a' - a| + |a/t| |t' - t|) / t'; nothing is said where t may
+    be off by half.
     """
     group = q.shape[-3] // reference.batch_shape(k)[-2]
     index = (*(slice(None),) * (q.ndim - 3), np.repeat(np.arange(reference.batch_shape(k)[-2]), group))
@@ -129,7 +129,7 @@ def expected(
     w, drop = np.exp(s - top), np.where(seen, top - s, 0)
     furthest = drop.max(-1, keepdims=True, initial=0)
     relative = np.expm1(error + error.max(-1, keepdims=True, initial=0) + 2 * U * (drop + furthest))
-    relative = relative + (2 + n // 1024) * 2.0**-21 + gamma(2 * n + 16, np.float32)
+    relative = relative + (3 + n // 1024) * 2.0**-21 + gamma(n // 8 + 40, np.float32)
     total, lost = w.sum(-1, keepdims=True), (w * relative).sum(-1, keepdims=True)
     out, out_error = np.zeros(()), np.zeros(())
     for c, scales, basis in stages(Qv, reference.select(v, index)):
@@ -153,8 +153,8 @@ def quantizer(kind: str, d: int, seed: int) -> Any:
 
 
 KINDS = [*(f"mse {b}" for b in range(1, 9)), *(f"prod {b}" for b in range(1, 9)), "qjl 1"]
-FORMS = [("mse 4", "mse 4", 1), ("mse 3", "mse 6", 4), ("prod 3", "mse 1", 2), ("qjl 1", "prod 4", 8)]
-"""Keys, values, and the most rows that share a pass, of the forms that are compiled here."""
+FORMS = [("mse 4", "mse 4", 4), ("mse 3", "mse 6", 1), ("prod 3", "mse 1", 2), ("qjl 1", "prod 4", 8)]
+"""Keys, values, and how many rows share a pass, of the forms that are compiled here; most tests use the first."""
 
 
 def check(data: st.DataObject, key_kind: str, value_kind: str, rows: int, precision: str) -> None:
@@ -165,7 +165,8 @@ def check(data: st.DataObject, key_kind: str, value_kind: str, rows: int, precis
     n_queries, kv_heads = rows // group, data.draw(st.integers(1, 3))
     n = data.draw(st.sampled_from([1, 2, 15, 16, 17, 40, 100] + ([1100, 4500] if JIT else [])))
     batch = data.draw(st.sampled_from([(), (1,), (2,)]))
-    seed, size = data.draw(st.integers(0, 2**32)), data.draw(st.sampled_from([0.1, 1.0, 4.0][: 3 if precision == "exact" else 2]))
+    seed = data.draw(st.integers(0, 2**32))
+    size = data.draw(st.sampled_from([0.1, 1.0, 4.0] if precision == "exact" else [0.1, 1.0]))
     q = size * normal(*batch, kv_heads * group, n_queries, d, seed=seed)
     q[..., :1, :] *= data.draw(st.sampled_from([0, 1]))
     k = module_of(Qk).quantize(Qk, normal(*batch, kv_heads, n, d, seed=seed + 1))
@@ -217,11 +218,10 @@ def test_exact_is_the_truth_to_rounding(form, data):
     check(data, *form, "exact")
 
 
-@pytest.mark.parametrize("form", FORMS[:2])
 @settings(max_examples=25)
 @given(data=st.data())
-def test_int8_is_the_truth_within_its_bound(form, data):
-    check(data, *form, "int8")
+def test_int8_is_the_truth_within_its_bound(data):
+    check(data, *FORMS[0], "int8")
 
 
 @pytest.mark.skipif(JIT, reason="every form is compiled for seconds")
@@ -233,15 +233,17 @@ def test_every_form(data):
 
 
 def test_bounds_can_fail():
-    """What the bounds allow, in a case like those above: errors of a 10^-5th; a key or a bit amiss is far outside."""
+    """What the bounds allow where 40 keys are seen: 10^-4 of a logit, and less than half of what one key more makes."""
     Q = mse.setup(64, 4, 1)
-    q, x, v = normal(4, 1, 64), normal(1, 300, 64, seed=1), normal(1, 300, 64, seed=2)
+    q, x, v = normal(4, 1, 64), normal(1, 41, 64, seed=1), normal(1, 41, 64, seed=2)
     k, v = mse.quantize(Q, x), mse.quantize(Q, v)
-    s, s_error, out, out_error = expected(Q, Q, q, k, v, 0.125, None, 0.0, "exact")
-    assert s_error.max() < 1e-4 * np.abs(s).max()
-    assert out_error.max() < 5e-4 * np.abs(out).max()
+    last = np.where(np.arange(41) < 40, 0, -np.inf)
+    s, s_error, out, out_error = expected(Q, Q, q, k, v, 0.125, None, last, "exact")
+    assert s_error[..., :40].max() < 1e-4 * np.abs(s[..., :40]).max()
+    _, _, other, _ = expected(Q, Q, q, k, v, 0.125, None, 0.0, "exact")
+    assert (np.abs(other - out).max(-1) > 2 * out_error.max(-1)).all()
     _, s_error, _, _ = expected(Q, Q, q, k, v, 0.125, None, 0.0, "int8")
-    assert s_error.max() < 0.03 * np.abs(s).max()
+    assert s_error.max() < 0.05 * np.abs(s[..., :40]).max()
 
 
 # ----------------------------------------------------------------------------------------- the functions inside kernels
@@ -291,7 +293,7 @@ def test_the_number_of_threads_does_not_matter(two_threads, precision):
     Q = mse.setup(48, 4, 1)
     n = 9000 if JIT else 150
     k, v = (mse.quantize(Q, normal(2, n, 48, seed=s)) for s in (1, 2))
-    q = normal(2, 1, 48)
+    q = normal(8, 1, 48)
     results = []
     for threads in (1, 2, 3):
         two_threads(threads)
@@ -307,7 +309,7 @@ def test_what_is_not_seen_does_not_matter():
     Q = mse.setup(32, 4, 1)
     x, y = normal(1, 200, 32), normal(1, 200, 32, seed=1)
     y[:, 90:150] = x[:, 90:150]
-    q = normal(1, 1, 32, seed=2)
+    q = normal(4, 1, 32, seed=2)
     options = {"window": 60, "causal": True, "positions": [149]}
     a, b = (attention.attend(Q, Q, q, code, code, **options) for code in (mse.quantize(Q, x), mse.quantize(Q, y)))
     np.testing.assert_array_equal(a, b)
@@ -316,11 +318,12 @@ def test_what_is_not_seen_does_not_matter():
 
 
 def test_forms_of_a_code_are_one():
-    Q = prod.setup(24, 3, 0)
-    code = prod.quantize(Q, normal(2, 20, 24))
-    packed = prod.pack(Q, code)
-    q = normal(2, 1, 24, seed=1)
-    results = [attention.attend(Q, Q, q, form, form) for form in (code, packed, layout.prepare(Q, packed))]
+    quantizers = prod.setup(24, 3, 0), mse.setup(24, 1, 0)
+    codes = [module_of(Q).quantize(Q, normal(2, 20, 24, seed=s)) for s, Q in enumerate(quantizers)]
+    packed = [module_of(Q).pack(Q, code) for Q, code in zip(quantizers, codes, strict=True)]
+    prepared = [layout.prepare(Q, p) for Q, p in zip(quantizers, packed, strict=True)]
+    q = normal(4, 1, 24, seed=1)
+    results = [attention.attend(*quantizers, q, *forms) for forms in (codes, packed, prepared)]
     for other in results[1:]:
         np.testing.assert_array_equal(other, results[0])
 
@@ -329,7 +332,7 @@ def test_forms_of_a_code_are_one():
 def test_far_from_one(size):
     """Queries of norm 1e30 or 1e-30, keys the other way round: the logits are those of ordinary ones."""
     Q = mse.setup(16, 4, 0)
-    q, x, v = normal(1, 1, 16), normal(1, 30, 16, seed=1), normal(1, 30, 16, seed=2)
+    q, x, v = normal(4, 1, 16), normal(1, 30, 16, seed=1), normal(1, 30, 16, seed=2)
     values = mse.quantize(Q, v)
     out = attention.attend(Q, Q, q * np.float32(size), mse.quantize(Q, x / np.float32(size)), values)
     keys = mse.quantize(Q, x / np.float32(size))
@@ -341,14 +344,14 @@ def test_far_from_one(size):
 # --------------------------------------------------------------------------------------------------------------- cache
 
 
-@pytest.mark.parametrize("kinds", [("mse 4", "mse 4"), ("prod 3", "mse 1"), ("none", "mse 4"), ("mse 4", "none")])
+@pytest.mark.parametrize("kinds", [("mse 4", "mse 4"), ("none", "mse 4"), ("mse 4", "none")])
 def test_a_cache_runs_on_it_unchanged(kinds):
     """The same bytes on both backends give the same output: rounding apart, which is some 1e-6 of it here.
 
     10^-4 is 40 times the largest difference seen, and a thousandth of what one token more or less makes.
     """
     Qk, Qv = (None if kind == "none" else quantizer(kind, 32, 1) for kind in kinds)
-    k, v, q = normal(2, 3, 70, 32), normal(2, 3, 70, 32, seed=1), normal(2, 6, 4, 32, seed=2)
+    k, v, q = normal(2, 3, 70, 32), normal(2, 3, 70, 32, seed=1), normal(2, 6, 2, 32, seed=2)
     mean = None if Qk is None else normal(3, 32, seed=3)
     layer = cache.Layer(Qk, Qv, ops=nk, window=9, sinks=3, group=2, block=32, key_mean=mean)
     for part in (slice(0, 1), slice(1, 50), slice(50, 70)):
@@ -358,7 +361,7 @@ def test_a_cache_runs_on_it_unchanged(kinds):
         np.testing.assert_allclose(layer.attend(q, **options), same.attend(q, **options), rtol=0, atol=1e-4)
     for name, array in layer.arrays().items():
         np.testing.assert_array_equal(array, same.arrays()[name])
-    new = [normal(2, 3, 4, 32, seed=seed) for seed in (4, 5)]
+    new = [normal(2, 3, 2, 32, seed=seed) for seed in (4, 5)]
     np.testing.assert_allclose(layer.step(q, *new), same.step(q, *new), rtol=0, atol=1e-4)
     assert np.abs(layer.attend(q, window=20) - layer.attend(q, window=21)).max() > 0.01
 
@@ -412,7 +415,8 @@ def test_other_levels(level):
         _jit._level(level, _jit._features())
     except ValueError as error:
         pytest.skip(str(error))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "form0 or exp_and_tanh"]
+    chosen = ["-k", "exact and form0 or exp_and"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, *chosen]
     environment = {**os.environ, "TURBOQUANT_SIMD": level}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

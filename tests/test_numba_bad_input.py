@@ -6,7 +6,7 @@ import pytest
 
 numba_kernels = pytest.importorskip("numba_kernels", reason="numba is not installed", exc_type=ImportError)
 
-from _shared import bodies
+from _shared import bodies  # noqa: E402
 
 OF_THE_REFERENCE = ["test_options_that_are_refused", "test_the_reference_prepares_nothing"]
 globals().update(bodies("test_bad_input", OF_THE_REFERENCE, tq=numba_kernels))

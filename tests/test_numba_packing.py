@@ -49,6 +49,7 @@ def test_bytes_are_those_of_the_reference(bits):
 
 
 @pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.skipif(_jit.config.DISABLE_JIT, reason="parts large enough take minutes in Python")
 def test_bytes_do_not_depend_on_the_number_of_threads(bits):
     numbers = np.random.default_rng(0).integers(0, 2**bits, (50_000, 50)).astype(np.uint8)
     before, found = _jit.threads(), []

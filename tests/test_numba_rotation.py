@@ -79,6 +79,7 @@ def test_one_round_is_a_structured_rotation_of_one_round():
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.skipif(_jit.config.DISABLE_JIT, reason="parts large enough take minutes in Python")
 def test_results_do_not_depend_on_the_number_of_threads(dtype):
     x = np.random.default_rng(0).standard_normal((12_345, 96)).astype(dtype)
     pi, before, found = reference.structured(96, 0), _jit.threads(), []

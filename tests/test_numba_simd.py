@@ -242,13 +242,13 @@ def test_the_level():
     assert _jit._level(None, frozenset()) == "portable"
     for level in _jit.LEVELS:
         assert _jit._level(level, features) == level
-    with pytest.raises(ValueError, match="^TURBOQUANT_SIMD: expected one of avx512, avx2, portable, got 'sse'"):
+    with pytest.raises(ValueError, match=r"^TURBOQUANT_SIMD: expected one of avx512, avx2, portable, got 'sse'"):
         _jit._level("sse", features)
 
 
 @JIT
 def test_a_level_that_the_processor_lacks_is_refused():
-    with pytest.raises(ValueError, match="^TURBOQUANT_SIMD: this processor cannot run 'avx2': it lacks avx2, f16c, fma"):
+    with pytest.raises(ValueError, match=r"^TURBOQUANT_SIMD: this processor cannot run 'avx2': it lacks avx2"):
         _jit._level("avx2", frozenset())
 
 
@@ -400,7 +400,7 @@ def test_the_number_of_threads():
     _jit.set_threads(5)
     assert _jit.threads() == 5
     for bad, error in ((0, ValueError), (1.0, TypeError), (True, TypeError)):
-        with pytest.raises(error, match="^n must be an integer of at least 1"):
+        with pytest.raises(error, match=r"^n must be an integer of at least 1"):
             _jit.set_threads(bad)
 
 

@@ -2,8 +2,8 @@
 
 FAISS's PQ with 4-bit sub-codes is the fast-scan form: d/2 of them are 2 bits a dimension, d of them 4. Its scalar
 quantizer QT_4bit_tqmse is TurboQuant_mse without the rotation, so one goes before it. rabitqlib has no flat index: one
-cluster, and it is searched. turbovec's search is staged (it scans one bit plane and scores a shortlist again), lossy for
-large n; it is asked for k results, and under a name of its own for more, of which the first k are kept.
+cluster, and it is searched. turbovec's search is staged (it scans one bit plane and scores a shortlist again), lossy
+for large n; it is asked for k results, and under a name of its own for more, of which the first k are kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def installed(*names: str) -> list[str]:
 def faiss_fastscan(x: Rows, bits: int) -> Index:
     import faiss
 
-    n, d = x.shape
+    d = x.shape[1]
     index = faiss.IndexPQFastScan(d, d * bits // 4, 4, faiss.METRIC_INNER_PRODUCT)
     index.pq.cp.niter, index.pq.cp.min_points_per_centroid = 10, 1
     index.train(x[:TRAINING])

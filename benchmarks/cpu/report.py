@@ -63,7 +63,7 @@ MARKS = {"ours exact": "C0", "ours int8": "C3", "turbovec": "C2", "faiss PQFastS
 
 
 def roofline(path: Path, ceilings: dict[str, dict[str, Any]], points: Iterable[dict[str, Any]]) -> None:
-    """Products of coordinates a second over products a byte of code: both limits of the machine, and who reaches them."""
+    """Products of coordinates a second over products a byte of code: the limits of the machine, and how near we are."""
     import matplotlib
 
     matplotlib.use("Agg")

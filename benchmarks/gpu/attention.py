@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 import turboquant_ref as tq
-from cuda_kernels import _launch, layout
-from cuda_kernels.decoder import Decoder
+from cuda_kernels import attention, layout
 
 SHAPES = (("1 x 131,072", 1, 131072), ("1 x 524,288", 1, 524288), ("32 x 4,096", 32, 4096))
 """Sequences and their tokens."""
@@ -150,13 +149,6 @@ def graph_of(call: Any) -> Any:
     return graph.replay
 
 
-def on_stream(decoder: Decoder) -> Any:
-    """The decoder on torch's current stream."""
-    import torch
-
-    return lambda: decoder(torch.cuda.current_stream().cuda_stream)
-
-
 def sdpa(batch: int, kv_heads: int, n: int, d: int, group: int) -> dict[str, float]:
     """Times of torch's bf16 scaled_dot_product_attention, by backend."""
     import torch
@@ -166,9 +158,12 @@ def sdpa(batch: int, kv_heads: int, n: int, d: int, group: int) -> dict[str, flo
     k, v = (torch.randn(batch, kv_heads, n, d, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     times = {}
     for name in ("CUDNN_ATTENTION", "FLASH_ATTENTION"):
-        def call(backend: Any = getattr(SDPBackend, name)) -> None:
+        backend = getattr(SDPBackend, name)
+
+        def call(backend: Any = backend) -> None:
             with sdpa_kernel(backend):
                 torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
         try:
             times[name] = microseconds(call)
         except RuntimeError as reason:
@@ -177,10 +172,10 @@ def sdpa(batch: int, kv_heads: int, n: int, d: int, group: int) -> dict[str, flo
 
 
 def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> Any:
-    """turbo-attn's split-K decode kernel (PyPI turbo-attn 0.70.1), best of its splits: a line for each shape.
+    """turbo-attn's split-K decode kernel (PyPI turbo-attn 0.70.1), best of its splits: a row for each shape.
 
-    It is called as its own engine code calls it, without an engine: a paged cache of K4V4 slots, random codes, queries already
-    rotated and scaled.  It compiles itself with nvcc when it is first used.
+    It is called as its own engine code calls it, without an engine: a paged cache of K4V4 slots, random codes,
+    queries already rotated and scaled.  It compiles itself with nvcc when it is first used.
     """
     import torch
     from tkv.kernels.cuda_compress_store import fused_cs_layout
@@ -199,8 +194,8 @@ def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> 
             cache[:, :, lay[part] : lay[part] + 2 * kv_heads] = norms.view(torch.uint8)
         ints = lambda a: torch.as_tensor(a, dtype=torch.int32, device="cuda")  # noqa: E731
         loader = TkvDecodeLoader.from_compressed(
-            kv_cache=cache, k_centroids=book, v_centroids=book, paged_kv_indptr=ints(np.arange(batch + 1) * (n // page)),
-            paged_kv_indices=torch.arange(pages, dtype=torch.int32, device="cuda"),
+            kv_cache=cache, k_centroids=book, v_centroids=book,
+            paged_kv_indptr=ints(np.arange(batch + 1) * (n // page)), paged_kv_indices=torch.arange(pages, dtype=torch.int32, device="cuda"),
             paged_kv_last_page_len=ints(np.full(batch, page)), page_size=page, num_kv_heads=kv_heads, k_packed_dim=row,
             v_packed_dim=row, k_bw=4, v_bw=4, **offsets,
         )  # fmt: skip
@@ -223,21 +218,140 @@ def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> 
             for splits in (1, 2, 4, 8, 16, 32, 33, 64, 66, 128, 256):
                 out = torch.full_like(q, math.nan)
 
-                def call(out: Any = out, tile: int = tile, splits: int = splits, q: Any = q, loader: Any = loader) -> Any:
-                    return tq_splitk_batch_decode(q, loader=loader, num_splits=splits, out=out, hpw=8, tile_tokens=tile)
+                options = {"loader": loader, "num_splits": splits, "out": out, "hpw": 8, "tile_tokens": tile}
+
+                def call(q: Any = q, options: Any = options) -> Any:
+                    return tq_splitk_batch_decode(q, **options)
 
                 try:
                     got = call()
                     times[microseconds(call, 10, 2)] = (tile, splits, error(got[b, :group], truth))
-                except Exception as reason:
-                    yield f"{name}: tile {tile}, {splits} splits: {type(reason).__name__}: {str(reason)[:200]}"
+                except RuntimeError as reason:
+                    refused = str(reason)[:200]
+                    yield {"peer": "turbo-attn", "case": name, "tile": tile, "splits": splits, "refused": refused}
                     break
         if times:
             best = min(times)
-            yield f"{name}: turbo-attn {best:.1f} us, (tile, splits, error) {times[best]}"
+            tile, splits, wrong = times[best]
+            yield {"peer": "turbo-attn", "case": name, "us": best, "tile": tile, "splits": splits, "error": wrong}
 
 
 def quantizers(d: int, key_bits: int, value_bits: int, prod: bool = False, **options: Any) -> tuple[Any, Any]:
     """Quantizers with different rotations for keys and values."""
     keys = tq.prod.setup(d, key_bits, 1, **options) if prod else tq.mse.setup(d, key_bits, 1)
     return keys, tq.mse.setup(d, value_bits, 2)
+
+
+def pages(x: layout.Prepared, size: int) -> layout.Prepared:
+    """The same codes in pages in random order."""
+    import torch
+
+    batch, heads, n = (int(k) for k in x.scales.shape)
+    per = n // size
+    order = torch.randperm(batch * per, device="cuda")
+
+    def paged(a: Any) -> Any:
+        if a is None:
+            return None
+        split = a.reshape(batch, heads, per, size, *a.shape[3:]).transpose(1, 2).reshape(-1, heads, size, *a.shape[3:])
+        out = torch.empty_like(split)
+        out[order] = split
+        return out
+
+    parts = [paged(a) for a in (x.codes, x.high, x.scales, x.residuals)]
+    lengths = torch.full((batch,), n, dtype=torch.int32, device="cuda")
+    whole = layout.Prepared(x.form, *parts, x.scalars, x.fingerprint)
+    return layout.paged(whole, order.reshape(batch, per).int(), lengths)
+
+
+CASES = (
+    # name, sequences, tokens, options of `measure`
+    *((f"K{k}V{v}, {name}", batch, n, {"bits": (k, v)}) for k, v in ((4, 4), (4, 3), (4, 2), (3, 3), (2, 2))
+      for name, batch, n in (SHAPES if k == v == 4 else SHAPES[1:])),
+    ("K4V4, float32 scalars, 1 x 524,288", 1, 524288, {"scalars": "float32"}),
+    ("K4V4, bfloat16 queries and outputs, 1 x 131,072", 1, 131072, {"dtype": "bfloat16"}),
+    ("prod 4 bits, V4, 1 x 524,288", 1, 524288, {"prod": True}),
+    ("K4V4, GQA 8, 1 x 524,288", 1, 524288, {"group": 8}),
+    ("K4V4, 32 heads, no grouping, 1 x 32,768", 1, 32768, {"group": 1, "kv_heads": 32}),
+    ("K4V4, pages of 16, 32 x 4,096", 32, 4096, {"page": 16}),
+    ("K4V4, pages of 64, 32 x 4,096", 32, 4096, {"page": 64}),
+    ("K4V4, d = 64, 1 x 524,288", 1, 524288, {"d": 64}),
+    ("K4V4, d = 256, 1 x 262,144", 1, 262144, {"d": 256}),
+    ("K4V4, 1 x 8,192 (in the L2 cache)", 1, 8192, {}),
+)  # fmt: skip
+WORKING_SET = 250 << 20
+"""Bytes: five times the L2 cache of an H100."""
+
+
+def measure(
+    batch: int, n: int, bits: tuple[int, int] = (4, 4), prod: bool = False, scalars: str = "float16", group: int = 4,
+    kv_heads: int = 8, d: int = 128, dtype: str = "float32", page: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """One row of the table; sets of codes take turns, so that at least `WORKING_SET` bytes lie between two uses."""
+    import torch
+
+    from . import ceilings
+
+    Qk, Qv = quantizers(d, *bits, prod)
+    shape = (batch, kv_heads, n)
+    q = torch.randn(batch, kv_heads * group, 1, d, device="cuda").to(getattr(torch, dtype))
+    out = torch.full_like(q, math.nan)
+    keys, values = codes(Qk, shape, scalars, 3), codes(Qv, shape, scalars, 4)
+    truth = expected(Qk, Qv, q, keys, values)
+    bytes_ = keys.nbytes + values.nbytes + 2 * q.numel() * q.element_size()
+    if page:
+        keys, values = pages(keys, page), pages(values, page)
+    call = attention.fix(Qk, Qv, q, keys, values, out=out)
+    call()
+    wrong = error(out, truth)
+    sets = min(math.ceil(WORKING_SET / bytes_), 4) if n * batch >= 65536 and not page else 1
+    turns = [call]
+    for i in range(1, sets):
+        more = codes(Qk, shape, scalars, 3 + 2 * i), codes(Qv, shape, scalars, 4 + 2 * i)
+        turns.append(attention.fix(Qk, Qv, q, *more, out=out))
+
+    def all_turns() -> None:
+        for each in turns:
+            each()
+
+    eager, graph = (microseconds(f) / len(turns) for f in (all_turns, graph_of(all_turns)))
+    return {
+        "sequences": batch, "tokens": n, "kv_heads": kv_heads, "group": group, "d": d, "bits": list(bits), "prod": prod,
+        "scalars": scalars, "queries": dtype, "page": page, "call_us": eager, "graph_us": graph, "bytes": bytes_,
+        "copy_share": bytes_ / graph / ceilings.copy_bandwidth(), "error": wrong, "splits": call.splits,
+        "registers": [f.registers for f in call.functions], "local": [f.local for f in call.functions],
+    }  # fmt: skip
+
+
+def run() -> dict[str, Any]:
+    """Measure and print."""
+    import torch
+
+    rows, best = [], {}
+    print("decode attention, 8 kv heads, GQA 4, d = 128; with the queries' rotation and the output's rotation back")
+    for name, batch, n in SHAPES:
+        best[batch, n] = sdpa(batch, 8, n, 128, 4)
+        print(f"bf16 SDPA, {name}: " + ", ".join(f"{k} {v:.1f} us" for k, v in best[batch, n].items()), flush=True)
+        torch.cuda.empty_cache()
+    print("case | call graph us | share of copy | error | times SDPA")
+    for name, batch, n, options in CASES:
+        row = {"case": name, **measure(batch, n, **options)}
+        same = row["d"] == 128 and row["kv_heads"] == 8 and row["group"] == 4 and (batch, n) in best
+        row["times_sdpa"] = min(best[batch, n].values()) / row["graph_us"] if same else None
+        rows.append(row)
+        ratio = f"{row['times_sdpa']:.2f}" if same else "-"
+        print(
+            f"{name} | {row['call_us']:.1f} {row['graph_us']:.1f} | {row['copy_share']:.3f} | {row['error']:.1e} | "
+            f"{ratio}",
+            flush=True,
+        )
+        torch.cuda.empty_cache()
+    try:
+        peers = list(turbo_attn(SHAPES))
+    except Exception as reason:  # not installed, or it does not compile or run here
+        peers = [{"peer": "turbo-attn", "missing": f"{type(reason).__name__}: {str(reason).splitlines()[0]}"}]
+    for peer in peers:
+        print(peer, flush=True)
+    return {
+        "sdpa_us": {f"{batch} x {n}": times for (batch, n), times in best.items()}, "rows": rows, "peers": peers,
+    }  # fmt: skip

@@ -1,0 +1,121 @@
+"""The fast logits call with its arguments fixed: how it is launched, and the two launches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from . import _launch
+from ._decode_tables import codebook_words
+from ._problem import KEYS, Problem, kept, rotation_of, sign_factor, sketch_of
+
+_books: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the fast kernel is launched: queries a pass, keys a tile, tiles in memory, warps, blocks of a kv head."""
+
+    queries: int
+    keys: int
+    stages: int
+    warps: int
+    blocks: int
+    resident: int = 3
+    bulk: bool = False
+    registers: int | None = None
+    skew: bool = False
+    early: bool = True
+
+
+def best_launch(p: Problem) -> Launch:
+    """The launch that was fastest on an H100 for the form and the number of queries; see benchmarks/results."""
+    queries = next((n for n in (1, 2, 4) if n >= p.queries), 8)
+    form = p.keys.form
+    tile = KEYS * (form.row + form.row_high)
+    stages = max(2, min(4, 8 * 1024 // tile))
+    blocks = 3 * _launch.processors() // p.heads
+    return Launch(queries, KEYS, stages, 4, max(1, min(blocks, _launch.blocks(p.n, 4 * KEYS))))
+
+
+def room_of(resident: int) -> int:
+    """Bytes of shared memory that let so many blocks be resident on a multiprocessor, and no more.
+
+    Blocks that start while the queries' kernel holds some multiprocessors would else crowd on the others.
+    """
+    return (_launch.shared_memory() - 10 * 1024) // resident - 1024
+
+
+class Fixed:
+    """Logits with every argument fixed: `q` is read, and `out` written, where they are, each time it is called."""
+
+    def __init__(self, p: Problem, q: Any, out: Any, home: _launch.Home, launch: Launch | None = None) -> None:
+        from . import logits_fast as fast
+        from . import operands_fast as operands
+
+        launch = launch or best_launch(p)
+        form, keys = p.keys.form, p.keys
+        constants = (form.n, form.bits, form.merged, launch.queries, launch.keys, launch.stages, launch.warps)
+        half = _launch.name_of(keys.scales) == "float16", _launch.name_of(out) == "float16"
+        early = launch.early and _launch.capability() >= (9, 0)
+        bulk = launch.bulk and early and form.row_high % 16 == 0
+        x = fast.Shape(*constants, *half, keys.residuals is not None, p.page, early, bulk, launch.skew)
+        passes, kinds = _launch.blocks(p.queries, launch.queries), 2 if x.merged else 1
+        self._q, self.out, self._home, self._p = q, out, home, p
+        self._operands = home.empty((p.heads, passes, kinds, x.groups, x.words * 128), "int8")
+        self._factors = home.empty((p.heads, passes, 2, 8), "float32")
+        self._sums = home.empty((p.heads, passes, 8), "int32")
+        where = kept(p.Q, "places", lambda: operands.places(x.d, x.bits))
+
+        words, unit = words_of(p.Q)
+        book = kept(p.Q, "words", lambda: for_lanes(words, x.merged))
+        rotation = rotation_of(p.Q, "float32")
+        sketch, sign_scale = rotation, 0.0
+        if x.merged:
+            sketch, sign_scale = sketch_of(p.Q, "float32"), sign_factor(p.Q, p.scale)
+        planes = _launch.compiled(
+            operands.planes_kernel, x.d, kinds, x.groups, _launch.name_of(q), x.early
+        ).fix(
+            (p.heads * p.queries, kinds, 1), operands.THREADS,
+            *map(_launch.address, (q, rotation, sketch, where, self._operands, self._factors, self._sums)),
+            p.queries, launch.queries, passes, unit * p.scale, sign_scale,
+        )  # fmt: skip
+        kernel = _launch.compiled(
+            fast.logits_kernel, *constants, *half, x.residual, x.page, x.early, x.bulk, x.skew,
+            dynamic=max(x.shared, room_of(launch.resident)), registers=launch.registers,
+        )  # fmt: skip
+        self.registers = kernel.registers
+        arrays = (keys.codes, keys.high, keys.scales, keys.residuals, out, self._operands, self._factors, self._sums)
+        addresses = [_launch.address(a) for a in (*arrays, book, keys.table, keys.lengths)]
+        self.kernel = kernel.fix(
+            (launch.blocks, p.heads, passes), 32 * launch.warps, *addresses, p.n, p.queries, *p.pages, early=x.early
+        )
+        self._launches = (planes, self.kernel)
+
+    def __call__(self, stream: int | None = None) -> Any:
+        """Launch on a stream, the caller's current one by default; gives `out`."""
+        handle = self._home.stream() if stream is None else stream
+        for launch in self._launches:
+            launch(handle)
+        return self.out
+
+
+def words_of(Q: Any) -> tuple[Any, float]:
+    """The codebook's words, and their unit; made once a quantizer."""
+    if Q not in _books:
+        _books[Q] = codebook_words(Q.codebook.centroids)
+    return _books[Q]
+
+
+def for_lanes(words: Any, merged: bool) -> Any:
+    """The words as the kernel loads them: one copy for each lane, 8 words wide, with the sign's table if merged."""
+    from .logits_fast import MINUS_TWO
+
+    row = np.zeros(8, np.uint32)
+    row[: len(words)] = words
+    if merged:
+        row[4] = MINUS_TWO
+    return np.tile(row, (32, 1))
