@@ -12,12 +12,14 @@ mse, qjl, prod          quantize, dequantize, inner_product, weighted_sum, to_or
                         encode, prepare, to_packed
 rotation                apply, inverse; one_round
 codebook, packing       nearest, look_up; pack_bits, unpack_bits
-attention, search       logits and attention from Prepared; top-k
+logits, attention       from Prepared, contiguous or paged
+search                  topk
 
 What they rest on:
 
 quantize_plain          a kernel a line of the paper: arrays, shared memory, `syncthreads`; runs in the simulator too
-quantize                all of Algorithm 1 in one kernel; `quantize_programs` is its text, stretch by stretch
+quantize                all of Algorithm 1 in one kernel: `quantize_plans` says where everything is, `quantize_programs`
+                        is its text, stretch by stretch; `quantize_narrow` the same for dimensions such as 200
 layout                  Prepared, the form of codes in device memory
 vectors, scores         checks, norms, and what estimates share
 machine, registers      straight-line programs on registers: emitted as machine code, or run on NumPy
@@ -31,6 +33,6 @@ CPU.
 
 from __future__ import annotations
 
-from . import codebook, layout, mse, packing, prod, qjl, rotation
+from . import attention, codebook, layout, logits, mse, packing, prod, qjl, rotation, search
 
-__all__ = ["codebook", "layout", "mse", "packing", "prod", "qjl", "rotation"]
+__all__ = ["attention", "codebook", "layout", "logits", "mse", "packing", "prod", "qjl", "rotation", "search"]

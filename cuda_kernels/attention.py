@@ -22,7 +22,7 @@ from turboquant_ref.attention import merge as _merge
 from turboquant_ref.vectors import check_integer
 
 from . import _launch
-from .decoder import Decoder, page_shift_of, side_of
+from .decoder import Decoder, address, page_shift_of, side_of
 from .layout import Prepared, to_host
 from .logits import as_prepared, kept, logits
 from .vectors import as_rows, check_device
@@ -80,6 +80,9 @@ def _checked(
     k_shape, v_shape = _batch(Qk, keys), _batch(Qv, values)
     if k_shape != v_shape:
         raise ValueError(f"values: expected the batch shape of keys, {k_shape}, got {v_shape}")
+    tables = [None if Q is None else x.table for Q, x in ((Qk, keys), (Qv, values))]
+    if (tables[0] is None) != (tables[1] is None) or (tables[0] is not None and not _same(*tables)):
+        raise ValueError("values: expected the block table of keys")
     if _launch.on_device(q):
         check_device(q, None if Qk is None else Qk.d, "q")
     _heads(q, k_shape)
@@ -100,6 +103,10 @@ def _checked(
         Qk, Qv, keys, values, shape, k_shape, factor, softcap, mask, added, intervals,
         causal and not everything if in_order or everything else None, None if everything else window, in_order,
     )  # fmt: skip
+
+
+def _same(a: Any, b: Any) -> bool:
+    return address(a) == address(b) or bool(np.array_equal(to_host(a), to_host(b)))
 
 
 def _batch(Q: Any, x: Any) -> tuple[int, ...]:

@@ -40,18 +40,18 @@ def _plane_copier(row: int, region: int, page_shift: int) -> Any:
 
     @cuda.jit(device=True, forceinline=True)
     def copy(to, base, shift, table, c, n, lane, swizzled, heads, head):
-        source = base + int64(c) * (CHUNK * row)
-        whole = CHUNK * (c + 1) + 16 <= n
-        for i in range(rounds):
-            piece = int32(32 * i + int32(lane))
-            if not some or piece < pieces:
-                at = source + 16 * piece
-                place = uint32(to + uint32(512 * i + 16 * int32(swizzled)))
-                if whole:
-                    ptx.copy_16(place, at)
-                else:
-                    size = int32(min(max(int32((n - CHUNK * c) * row + int32(shift & uint32(15)) - 16 * piece), 0), 16))
-                    ptx.copy_some(place, at if size > 0 else base, uint32(size))
+        source = base + int64(c) * (CHUNK * row) + int64(16 * int32(lane))
+        place = uint32(to + uint32(16) * swizzled)
+        if CHUNK * (c + 1) + 16 <= n:
+            for i in range(rounds):
+                if not some or 32 * i + int32(lane) < pieces:
+                    ptx.copy_16(uint32(place + uint32(512 * i)), source + 512 * i)
+        else:
+            left = int32((n - CHUNK * c) * row + int32(shift & uint32(15)) - 16 * int32(lane))
+            for i in range(rounds):
+                if not some or 32 * i + int32(lane) < pieces:
+                    size = uint32(min(max(int32(left - 512 * i), int32(0)), int32(16)))  # of 0 bytes nothing is read
+                    ptx.copy_some(uint32(place + uint32(512 * i)), source + 512 * i, size)
 
     @cuda.jit(device=True, forceinline=True)
     def copy_paged(to, base, shift, table, c, n, lane, swizzled, heads, head):
@@ -124,7 +124,12 @@ def _locator(side: Side, page_shift: int) -> Any:
 def shared_bytes(keys: Side, values: Side, columns: int, warps: int) -> int:
     """Dynamic shared memory of a block: the warps' chunks, or what they merge at the end."""
     chunks = warps * (keys.offsets[-1] + values.offsets[-1])
-    return max(chunks, warps * 4 * columns * 4 * (values.d + 4))
+    return max(chunks, warps * 4 * columns * 4 * shared_row(values.d))
+
+
+def shared_row(d: int) -> int:
+    """Floats of a query's partial result in shared memory."""
+    return d + 40
 
 
 def attend_kernel(
@@ -136,6 +141,8 @@ def attend_kernel(
     overlap : begin while `prepare` still runs, and let `combine` begin: compute capability 9.0.
     """
     d, rows, row_floats = values.d, 4 * columns, values.d + 4
+    # a row in shared memory: a gap after each lane's coordinates, then top and total, so that 32 lanes meet 32 banks
+    part, row_shared = d // 8 + 1, shared_row(d)
     key_bytes, warp_bytes = keys.offsets[-1], keys.offsets[-1] + values.offsets[-1]
     swizzle, reload = values.swizzle, columns * d > 128
     k_planes, v_planes, has_residuals = len(keys.planes), len(values.planes), keys.residuals
@@ -168,8 +175,10 @@ def attend_kernel(
     # where registers are short the tables are read again at each step, from the nearest cache
     load_key_table, load_value_table = load(n_key_table, 128, not reload), load(n_value_table, 128, not reload)
 
-    def scores_(o, at, lane, query, table, factors):
-        return programs.scores(o, keys, k_regions(at), lane, query, table, factors)
+    load_powers = load(len(programs.POWERS), 128, True)
+
+    def scores_(o, at, lane, query, table, factors, powers):
+        return programs.scores(o, keys, k_regions(at), lane, query, table, factors, powers)
 
     def hide_scores_(o, s, key, first, last):
         out = []
@@ -188,10 +197,10 @@ def attend_kernel(
             out += [*map(o.bits_of, w[:4]), *w[4:]]
         return out
 
-    def sums_(o, at, lane, table, state, before):
+    def sums_(o, at, lane, table, state, before, powers):
         part = [state[state_width * c : state_width * (c + 1)] for c in range(columns)]
         shrink, unit = [o.float_of(p[2]) for p in part], [o.float_of(p[3]) for p in part]
-        return programs.sums(o, values, v_regions(at), lane, table, [p[4:] for p in part], shrink, unit, before)
+        return programs.sums(o, values, v_regions(at), lane, table, [p[4:] for p in part], shrink, unit, before, powers)
 
     def begin_(o):
         return [o.bits_of(LOWEST if i % state_width == 0 else 0.0) for i in range(n_state)]
@@ -210,23 +219,23 @@ def attend_kernel(
     def spill_(o, address, x):
         for c in range(columns):
             for m, at in enumerate(dimensions):
-                o.put(address, x[c * len(dimensions) + m], 4 * (4 * c * (d + 4) + at))
+                o.put(address, x[c * len(dimensions) + m], 4 * (4 * c * row_shared + at))
 
     def spill_state_(o, address, x):
         for c in range(columns):
             for i in range(2):
-                o.put(address, x[2 * c + i], 4 * (4 * c * (d + 4) + d + i))
+                o.put(address, x[2 * c + i], 4 * (4 * c * row_shared + 8 * part + i))
 
     wait_all, wait_all_but_one = ptx.copy_wait[0], ptx.copy_wait[1]
     f32, u32, i32 = (lambda n: ptx.group(F32, n)), (lambda n: ptx.group(U32, n)), (lambda n: ptx.group(I32, n))
-    scores = program(scores_, f32(n_scores), u32(4), U32, u32(n_query), u32(n_key_table), f32(n_factor))
+    scores = program(scores_, f32(n_scores), u32(4), U32, u32(n_query), u32(n_key_table), f32(n_factor), u32(3))
     value_scales = program(
         lambda o, at, lane: programs.value_scales(o, values, v_regions(at), lane), f32(8), u32(4), U32
     )
     hide_scores = program(hide_scores_, f32(n_scores), f32(n_scores), I32, i32(columns), i32(columns))
     hide_scales = program(hide_scales_, f32(8), f32(8), I32, I32)
     weights = program(weights_, u32(n_state), U32, f32(n_scores), f32(8), u32(n_state))
-    sums = program(sums_, f32(n_sums), u32(4), U32, u32(n_value_table), u32(n_state), f32(n_sums))
+    sums = program(sums_, f32(n_sums), u32(4), U32, u32(n_value_table), u32(n_state), f32(n_sums), u32(3))
     begin = program(begin_, u32(n_state))
     nothing = program(lambda o: [o._f(0.0)] * n_sums, f32(n_sums))
     end = program(end_, f32(2 * columns), u32(n_state))
@@ -282,26 +291,23 @@ def attend_kernel(
 
         key_table = load_key_table(codebooks + int64(lane) * 4)
         value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
+        powers = load_powers(codebooks + int64(lane) * 4 + 2048)
         if overlap:
             ptx.grid_next()
             ptx.grid_wait()
 
-        group = int64(sequence) * int32(cuda.gridDim.y) + hy
-        query = load_query(operands + (group * (32 * n_query) + int64(lane)) * 4)
-        factor = load_factors(factors + (group * (4 * n_factor) + int64(t)) * 4)
-        row = int32((hy % blocks) * rows + int32(t))
-        first0, last0 = seen(row, n, n_queries, causal, window)
-        first1, last1 = seen(int32(row + 4), n, n_queries, causal, window)
-        firsts, lasts = extents(first0, first1), extents(last0, last1)
+        group = int32(sequence * int32(cuda.gridDim.y) + hy)
+        query = load_query(operands + (int64(group) * (32 * n_query) + int64(lane)) * 4)
+        factor = load_factors(factors + (int64(group) * (4 * n_factor) + int64(t)) * 4)
         seen_by_all = int32(n - n_queries + 1) if causal else n
         state, total = begin(), nothing()
         while c < last:
             wait_all_but_one()
             cuda.syncwarp()
             if reload:
-                query = load_query(operands + (group * (32 * n_query) + int64(lane)) * 4)
+                query = load_query(operands + (int64(group) * (32 * n_query) + int64(lane)) * 4)
                 key_table = load_key_table(codebooks + int64(lane) * 4)
-            s = scores(k_at, lane, query, key_table, factor)
+            s = scores(k_at, lane, query, key_table, factor, powers)
             scales = value_scales(v_at, lane)
             cuda.syncwarp()
             following = int32(c + warps)
@@ -310,6 +316,10 @@ def attend_kernel(
                 copy_value_scales(to_v, v_from, v_at, here, following, n, lane, lane, heads, head)
             ptx.copy_commit()
             if CHUNK * c + CHUNK > seen_by_all or CHUNK * c < n - window:
+                row = int32((int32(cuda.blockIdx.y) % blocks) * rows + int32(t))
+                first0, last0 = seen(row, n, n_queries, causal, window)
+                first1, last1 = seen(int32(row + 4), n, n_queries, causal, window)
+                firsts, lasts = extents(first0, first1), extents(last0, last1)
                 key = int32(CHUNK * c + int32(g))
                 s = hide_scores(s, key, firsts, lasts)
                 scales = hide_scales(scales, key, n)
@@ -318,7 +328,7 @@ def attend_kernel(
             cuda.syncwarp()
             if reload:
                 value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
-            total = sums(v_at, lane, value_table, state, total)
+            total = sums(v_at, lane, value_table, state, total, powers)
             cuda.syncwarp()
             if following < last:
                 copy_values(to_v, v_from, v_at, here, following, n, lane, swizzled, heads, head)
@@ -329,29 +339,31 @@ def attend_kernel(
         tops = end(state)
         wait_all()
         cuda.syncthreads()
-        mine = uint32(block_shared + (uint32(warp * rows) + t) * uint32(4 * row_floats))
-        spill(uint32(mine + g * uint32(d // 2)), total)
+        mine = uint32(block_shared + (uint32(warp * rows) + t) * uint32(4 * row_shared))
+        spill(uint32(mine + g * uint32(4 * part)), total)
         if g == 0:
             spill_state(mine, tops)
         cuda.syncthreads()
         parts = cuda.shared.array(0, float32)
-        out = partial + (group * int32(cuda.gridDim.x) + split) * (4 * rows * row_floats)
+        out = partial + (int64(group) * int32(cuda.gridDim.x) + int32(cuda.blockIdx.x)) * (4 * rows * row_floats)
         i = int32(cuda.threadIdx.x)
         while i < rows * d:
             q, x = i // d, i % d
-            at = q * row_floats
+            at = q * row_shared
+            of_top, of_x = at + 8 * part, at + x + x // (d // 8)
             top = float32(LOWEST)
             for w in range(warps):
-                top = max(top, parts[w * rows * row_floats + at + d])
+                top = max(top, parts[w * rows * row_shared + of_top])
             whole, value = float32(0), float32(0)
             for w in range(warps):
-                e = ptx.exp2(parts[w * rows * row_floats + at + d] - top)
-                whole += e * parts[w * rows * row_floats + at + d + 1]
-                value += e * parts[w * rows * row_floats + at + x]
-            ptx.store_f32(out + 4 * (at + x), value)
+                e = ptx.exp2(parts[w * rows * row_shared + of_top] - top)
+                whole += e * parts[w * rows * row_shared + of_top + 1]
+                value += e * parts[w * rows * row_shared + of_x]
+            to = out + 4 * (q * row_floats)
+            ptx.store_f32(to + 4 * x, value)
             if x == 0:
-                ptx.store_f32(out + 4 * (at + d), top)
-                ptx.store_f32(out + 4 * (at + d + 1), whole)
+                ptx.store_f32(to + 4 * d, top)
+                ptx.store_f32(to + 4 * d + 4, whole)
             i += 32 * warps
 
     return kernel, ATTEND

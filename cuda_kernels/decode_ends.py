@@ -156,7 +156,13 @@ def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) 
 
 
 COMBINE = (I64,) * 5 + (I32,) * 7 + (F32,)
-COMBINE_THREADS = 1024
+
+
+def combine_threads(together: int) -> int:
+    """Threads of a block: few rows are a matter of latency, many of how many blocks are resident."""
+    return 1024 if together == 1 else 512
+
+
 LOG_2 = 0.6931471805599453
 
 
@@ -171,10 +177,11 @@ def combine_kernel(
     whole : divide by the sum of the weights; else give the sums, and their tops and totals.
     """
     d, rows, row_floats = values.d, 4 * columns, values.d + 4
-    parts = COMBINE_THREADS // d
+    threads = combine_threads(together)
+    parts = threads // d
     length = d // parts  # of the matrix's d rows, those of one part
     piece = min(length, 16)
-    all_sums, all_rows = together * COMBINE_THREADS, together * d
+    all_sums, all_rows = together * threads, together * d
     store, size = STORES[dtype]
 
     def load_(o: Any, address: Any) -> list[Any]:
@@ -190,7 +197,7 @@ def combine_kernel(
 
     def put_(o: Any, address: Any, x: list[Any]) -> None:
         for r, value in enumerate(x):
-            o.put(address, value, 4 * r * COMBINE_THREADS)
+            o.put(address, value, 4 * r * threads)
 
     numbers = ptx.group(F32, piece)
     each = ptx.group(F32, together)
@@ -244,13 +251,13 @@ def combine_kernel(
                 at = source + r * (4 * row_floats) + i * stride
                 value += ptx.exp2(ptx.fetch_f32(at + 4 * d) - state[r]) * ptx.fetch_f32(at + 4 * column)
                 i += parts
-            sums[r * COMBINE_THREADS + thread] = value
+            sums[r * threads + thread] = value
         cuda.syncthreads()
-        if part < together:  # the parts of a row's sums
+        for r in range(part, together, parts):  # the parts of a row's sums
             value = float32(0)
             for p in range(parts):
-                value += sums[part * COMBINE_THREADS + p * d + column]
-            vectors[part * d + column] = value
+                value += sums[r * threads + p * d + column]
+            vectors[r * d + column] = value
         cuda.syncthreads()
         at = uint32(ptx.shared_address(vectors) + uint32(4 * part * length))
         turned = dot(matrix, at, nothing())
@@ -258,19 +265,20 @@ def combine_kernel(
             turned = dot(load(at_matrix + 4 * d * k), uint32(at + uint32(4 * k)), turned)
         put(uint32(ptx.shared_address(sums) + uint32(4 * thread)), turned)
         cuda.syncthreads()
-        if part < together and first + part < n_rows:
-            value = float32(0)
-            for p in range(parts):
-                value += sums[part * COMBINE_THREADS + p * d + column]
-            value = value * unit
-            top, total = state[part], state[4 + part]
-            place = (int64(sequence) * heads + head) * n_rows + first + part
-            if whole:
-                value = value / total if total > float32(0) else float32(0)
-            elif column == 0:
-                seen = total > float32(0)
-                ptx.store_f32(tops + 8 * place, top * float32(LOG_2) if seen else float32(-math.inf))
-                ptx.store_f32(tops + 8 * place + 4, total)
-            store(outputs + (place * d + column) * size, value)
+        for r in range(part, together, parts):
+            if first + r < n_rows:
+                value = float32(0)
+                for p in range(parts):
+                    value += sums[r * threads + p * d + column]
+                value = value * unit
+                top, total = state[r], state[4 + r]
+                place = (int64(sequence) * heads + head) * n_rows + first + r
+                if whole:
+                    value = value / total if total > float32(0) else float32(0)
+                elif column == 0:
+                    seen = total > float32(0)
+                    ptx.store_f32(tops + 8 * place, top * float32(LOG_2) if seen else float32(-math.inf))
+                    ptx.store_f32(tops + 8 * place + 4, total)
+                store(outputs + (place * d + column) * size, value)
 
     return kernel, COMBINE

@@ -88,6 +88,7 @@ class Decoder:
         registers: int | None = None, warps: int | None = None,
     ) -> None:  # fmt: skip
         from . import decode, decode_ends
+        from ._decode_programs import POWERS
 
         home = _launch.home_of(q, keys.codes) if home is None else home
         K, V, shift = side_of(keys, Qk.d), side_of(values, Qv.d), page_shift_of(keys)
@@ -111,7 +112,7 @@ class Decoder:
         self.out, self.home = out, home
         factor = (1 / math.sqrt(Qk.d) if scale is None else scale) * LOG2_E
         (k_words, k_unit), (v_words, v_unit) = _codebook(Qk), _codebook(Qv)
-        self.codebooks = _launch.ready().to_device(np.repeat(np.r_[k_words, v_words], 32))
+        self.codebooks = _launch.ready().to_device(np.repeat(np.r_[k_words, v_words, np.uint32(POWERS)], 32))
         self.turns = kept(Qk, "fused turns", lambda: _turns(Qk))
         self.turn_back = kept(Qv, "fused turn back", lambda: np.asarray(Qv.rotation.matrix(), np.float32))
         self.lengths = keys.lengths if paged else _launch.ready().to_device(np.full(batch, capacity, np.int32))
@@ -135,13 +136,15 @@ class Decoder:
         overlap = _launch.capability() >= (9, 0) if overlap is None else overlap
         if together is None:
             together = 4 if batch * kv_heads * n_rows > 2 * _launch.processors() else 1
-        prepare = _launch.compiled(decode_ends.prepare_kernel, K, columns, _launch.name_of(q), overlap)
+        prepare = _launch.compiled(
+            decode_ends.prepare_kernel, K, columns, _launch.name_of(q), overlap, registers=128
+        )
         attend = _launch.compiled(
             decode.attend_kernel, K, V, columns, warps, shift, overlap,
             dynamic=decode.shared_bytes(K, V, columns, warps), registers=registers,
         )  # fmt: skip
         combine = _launch.compiled(
-            decode_ends.combine_kernel, V, columns, _launch.name_of(out), whole, together, overlap
+            decode_ends.combine_kernel, V, columns, _launch.name_of(out), whole, together, overlap, registers=64
         )
         self.functions = (prepare, attend, combine)
         self.launches = (
@@ -157,7 +160,7 @@ class Decoder:
                 early=overlap,
             ),
             combine.fix(
-                (-(-n_rows // together), kv_heads, batch), decode_ends.COMBINE_THREADS, at(self.partial),
+                (-(-n_rows // together), kv_heads, batch), decode_ends.combine_threads(together), at(self.partial),
                 at(self.turn_back), at(out), none if whole else at(self.tops), at(self.lengths), self.splits, kv_heads, n_rows, row_blocks, per,
                 n_queries, span, v_unit, early=overlap,
             ),

@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 
-def encode(Q: Any, x: Any, scalars: str = "float32") -> Prepared:
-    """The Prepared form of vectors x (…, d): their codes in device memory, side scalars as `scalars`.
+def encode(Q: Any, x: Any, scalars: str | None = None) -> Prepared:
+    """The Prepared form of vectors x (…, d): their codes in device memory, side scalars as `scalars`, or float32.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def encode(Q: Any, x: Any, scalars: str = "float32") -> Prepared:
     """
     from importlib import import_module
 
-    check_scalars(scalars)
+    scalars = check_scalars("float32" if scalars is None else scalars)
     fast = fused(Q, x, scalars)
     if fast is not None:
         return fast
@@ -66,6 +66,8 @@ def fused(Q: Any, x: Any, scalars: str) -> Prepared | None:
             return None
         x = device(x, _launch.home_of())
     call = quantize.prepared_call(Q, x, scalars)
+    if call is None and _launch.name_of(x) in ("float16", "bfloat16"):
+        call = quantize.prepared_call(Q, _launch.home_of(x).as_float32(x), scalars)
     if call is None:
         return None
     out = call()

@@ -218,7 +218,9 @@ def kernel(
     def held_planes(o: Any, address: Any) -> list[Any]:
         return [s for j in range(pairs) for s in o.singles(address, 4, 16 * lanes * j)]
 
-    def turn(o: Any, x: list[Any], signs: list[Any], matrices: list[Any], own: Any, a: Any, b: Any, lane: Any) -> list[Any]:
+    def turn(
+        o: Any, x: list[Any], signs: list[Any], matrices: list[Any], own: Any, a: Any, b: Any, lane: Any
+    ) -> list[Any]:
         """All of the rotation that needs shared memory: back in the outer view. `own`: this lane's signs and planes."""
         bases = {outer: a, inner: b}
         ways = {q: o.floats(o.or_(o.left(o.and_(o.right(lane, q), 1), 31), 0x3F800000)) for q in range(plan.lanes)}
@@ -392,7 +394,7 @@ def constants(
     levels = tuple((tuple(map(int, a)), tuple(map(int, b))) for a, b in rotation.levels)
     factor = quantize_plans.factor(plan, rotation)
     if warps is None:
-        warps = 8 if 16 < plan.count <= 48 and not isinstance(plan, Narrow) else 4
+        warps = 4 if isinstance(plan, Narrow) else {16: 4, 32: 8, 48: 10}.get(plan.count, 8 if plan.count < 32 else 4)
     text = (plan, levels, rotation.rounds, factor, tuple(pieces), Q.bits, form.planes, source, scalars)
     return *text, SCALES.index(Q.scale), warps, lockstep, ahead
 
@@ -465,6 +467,6 @@ def prepared_call(Q: Quantizer, x: Any, scalars: str = "float32") -> Call | None
     home = _launch.home_of(x)
     x = home.take(x)
     shape = sizes(x)[:-1]
-    if not np.prod(shape) or home.address(x) % 16:
+    if not 0 < int(np.prod(shape)) < 1 << 31 or home.address(x) % 16:
         return None
     return Call(Q, x, shape, home, scalars)

@@ -12,6 +12,8 @@ from numba import config, cuda, float64
 
 THREADS = 4 if config.ENABLE_CUDASIM else 128
 """Threads of a block: in the simulator each is a Python thread."""
+ROW = 4096
+"""Coordinates of a row that `rotate` keeps in shared memory; a longer one stays in global memory."""
 TILE = 4 if config.ENABLE_CUDASIM else 16
 """Rows and columns of a block of `product`."""
 
@@ -55,7 +57,7 @@ def normalise(x, norms, unit, limit, refused):
             norms[row] = norm
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def reduce_sum(part, thread, threads):
     """part[0] <- the sum of part; the number of threads is a power of two."""
     half = threads // 2
@@ -67,7 +69,7 @@ def reduce_sum(part, thread, threads):
     cuda.syncthreads()
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def reduce_max(part, thread, threads):
     """part[0] <- the largest of part."""
     half = threads // 2
@@ -79,7 +81,7 @@ def reduce_max(part, thread, threads):
     cuda.syncthreads()
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def times_power(value, exponent):
     """value 2^exponent, rounded once, infinite where it is too large."""
     half = exponent // 2
@@ -92,38 +94,48 @@ def rotate(x, factors, cosines, sines, levels, starts, chunk, root, y):
 
     factors (rounds, d) are signs times 2^(-k/2); level l across chunks pairs levels[:, starts[l]:starts[l + 1]].
     """
-    row, thread, threads = y[cuda.blockIdx.x], cuda.threadIdx.x, cuda.blockDim.x
-    d = row.size
+    thread, threads, d = cuda.threadIdx.x, cuda.blockDim.x, x.shape[1]
+    fast = cuda.shared.array(ROW, x.dtype)
+    row = fast if d <= ROW else y[cuda.blockIdx.x]
     for i in range(thread, d, threads):
         row[i] = x[cuda.blockIdx.x, i]
     for r in range(factors.shape[0]):
         if r > 0:
-            planes(row, cosines[r - 1], sines[r - 1], root * 0 + 1, thread, threads)
+            planes(row, d, cosines[r - 1], sines[r - 1], False, thread, threads)
         cuda.syncthreads()
         for i in range(thread, d, threads):
             row[i] *= factors[r, i]
-        hadamard(row, chunk, thread, threads)
+        hadamard(row, d, chunk, thread, threads)
         for level in range(starts.size - 1):
             reflect(row, levels, starts[level], starts[level + 1], chunk, root, thread, threads)
+    if d <= ROW:
+        cuda.syncthreads()
+        for i in range(thread, d, threads):
+            y[cuda.blockIdx.x, i] = row[i]
 
 
 @cuda.jit
 def rotate_back(y, factors, cosines, sines, levels, starts, chunk, root, x):
     """Pi^T y of each row: the steps of `rotate`, transposed, last first."""
-    row, thread, threads = x[cuda.blockIdx.x], cuda.threadIdx.x, cuda.blockDim.x
-    d = row.size
+    thread, threads, d = cuda.threadIdx.x, cuda.blockDim.x, y.shape[1]
+    fast = cuda.shared.array(ROW, y.dtype)
+    row = fast if d <= ROW else x[cuda.blockIdx.x]
     for i in range(thread, d, threads):
         row[i] = y[cuda.blockIdx.x, i]
     for back in range(factors.shape[0]):
         r = factors.shape[0] - 1 - back
         for level in range(starts.size - 2, -1, -1):
             reflect(row, levels, starts[level], starts[level + 1], chunk, root, thread, threads)
-        hadamard(row, chunk, thread, threads)
+        hadamard(row, d, chunk, thread, threads)
         cuda.syncthreads()
         for i in range(thread, d, threads):
             row[i] *= factors[r, i]
         if r > 0:
-            planes(row, cosines[r - 1], sines[r - 1], root * 0 - 1, thread, threads)
+            planes(row, d, cosines[r - 1], sines[r - 1], True, thread, threads)
+    if d <= ROW:
+        cuda.syncthreads()
+        for i in range(thread, d, threads):
+            x[cuda.blockIdx.x, i] = row[i]
 
 
 @cuda.jit
@@ -132,23 +144,23 @@ def transform(x, y):
     row, thread, threads = y[cuda.blockIdx.x], cuda.threadIdx.x, cuda.blockDim.x
     for i in range(thread, row.size, threads):
         row[i] = x[cuda.blockIdx.x, i]
-    hadamard(row, row.size, thread, threads)
+    hadamard(row, row.size, row.size, thread, threads)
 
 
-@cuda.jit(device=True)
-def hadamard(row, length, thread, threads):
+@cuda.jit(device=True, inline="always")
+def hadamard(row, d, length, thread, threads):
     """The Walsh-Hadamard transform of each chunk of `length` coordinates, unnormalised."""
     s = 1
     while s < length:
         cuda.syncthreads()
-        for pair in range(thread, row.size // 2, threads):
+        for pair in range(thread, d // 2, threads):
             i = 2 * s * (pair // s) + pair % s
             a, b = row[i], row[i + s]
             row[i], row[i + s] = a + b, a - b
         s *= 2
 
 
-@cuda.jit(device=True)
+@cuda.jit(device=True, inline="always")
 def reflect(row, levels, start, stop, chunk, root, thread, threads):
     """(a, b) <- ((a + b) / sqrt 2, (a - b) / sqrt 2) for the coordinates of the paired chunks."""
     cuda.syncthreads()
@@ -159,14 +171,15 @@ def reflect(row, levels, start, stop, chunk, root, thread, threads):
         row[i], row[k] = (a + b) * root, (a - b) * root
 
 
-@cuda.jit(device=True)
-def planes(row, cosines, sines, way, thread, threads):
-    """Turn the planes (i, d - h + i) by their angles; `way` -1 turns them back."""
+@cuda.jit(device=True, inline="always")
+def planes(row, d, cosines, sines, back, thread, threads):
+    """Turn the planes (i, d - h + i) by their angles, or back."""
     cuda.syncthreads()
-    h = row.size // 2
+    h = d // 2
     for i in range(thread, h, threads):
-        a, b, c, s = row[i], row[row.size - h + i], cosines[i], way * sines[i]
-        row[i], row[row.size - h + i] = c * a - s * b, s * a + c * b
+        a, b, c = row[i], row[d - h + i], cosines[i]
+        s = -sines[i] if back else sines[i]
+        row[i], row[d - h + i] = c * a - s * b, s * a + c * b
 
 
 @cuda.jit

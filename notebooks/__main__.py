@@ -65,11 +65,12 @@ def execute(source: Path) -> Any:
 
     notebook = parse(source)
     kernel = dict(notebook.metadata)
-    os.environ["PAPER_FIGURES_STATIC"] = "1"  # inherited by the kernel: a print has no sliders
+    # a print has no sliders; and threads of BLAS stall on matrices as small as these when the cores are busy
+    environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "PAPER_FIGURES_STATIC": "1"}
     settings = {"timeout": TIMEOUT, "kernel_name": "python3", "store_widget_state": False}
     place = {"metadata": {"path": str(HERE)}}
     client = NotebookClient(notebook, resources=place, extra_arguments=["--log-level=ERROR"], **settings)
-    client.execute()
+    client.execute(env=environment)
     notebook.metadata = kernel
     for cell in notebook.cells:
         cell.metadata = {}

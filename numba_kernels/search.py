@@ -3,14 +3,25 @@
 Two precisions, each under its own name:
 
 "exact"
-    float32 centroids and sums. The score differs from the reference's by rounding alone: `bound`.
+    float32 centroids and sums.
 "int8"
-    8-bit levels of the centroids times 8 bits of a query coordinate, in integers, four to five times as fast. Sums of
+    8-bit levels of the centroids times 8 bits of a query coordinate, in integers, some four times as fast. Sums of
     integers are exact: a score is the same for any number of threads, any chunk, any other query beside it, and any
-    instruction set. `bound` says how far it may be from the exact one. With ``rescore=m`` the m best are scored
-    again in float64 and the k best of them returned; they are those of the reference, in its order, if the m-th best
-    int8 score is farther than twice the bound below the k-th best of the new ones (up to scores that differ by less
-    than its own rounding, 1e-8).
+    instruction set.
+
+How far from the reference's a score may be, for "ip". With a = A y / ||y|| the query and c the code in the basis of the
+code, w coordinates each, delta the rounding error of a coordinate of a, u = 2^-24 and gamma_n = n u / (1 - n u):
+
+    exact    ||y|| scale (gamma_{w+8} sum |a_j c_j| + delta sum |c_j|)
+    int8     that, and ||y|| scale (step/2 sum |a_j| + unit/2 sum (|c_j| + step/2)),
+             step = max |centroid| / 127 (0 for signs) and unit = max |a_j| / 127
+
+besides the reference's own rounding; "cosine" divides that by ||x||, "l2" doubles it and adds 8 u (||y|| + ||x||)^2.
+The order of two codes is the reference's wherever its scores are farther apart than their bounds.
+
+With ``rescore=m`` the m best are scored again as the reference does, in its fixed point: their scores are the
+reference's to the bit. So are the results, if they are among the m: that is sure if the k-th best of the new scores is
+better than the m-th best of the old ones by more than the bound.
 
 Of equal scores the first position comes first, with any number of threads: a heap keeps the smaller position, and
 parts of the codes are merged in the same order.

@@ -33,6 +33,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ops", metavar="MODULE", help="the backend that quantizes, as numba_kernels")
     parser.add_argument("--data", metavar="DATA", help="glove, wordllama, smollm2-keys, synthetic-D, or a file")
     parser.add_argument("--draws", metavar="N", type=int, help="independent draws, for the figures that have them")
+    parser.add_argument("--n", metavar="N", type=int, help="base vectors, for the figures that work on data")
+    parser.add_argument("--n-queries", metavar="N", type=int, help="queries, for the figures that have them")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write; results/, and results/quick/ if quick")
     parser.add_argument("--fresh", action="store_true", help="compute even what the files already hold")
     parser.add_argument("--list", action="store_true", help="say what there is and stop")
@@ -80,8 +82,9 @@ def _check(args: argparse.Namespace) -> dict[str, ModuleType]:
     named = args.data is None or args.data in NAMES or re.fullmatch(r"synthetic-\d+", args.data)
     if not named and not Path(args.data).is_file():
         raise Refused(f"--data: {args.data!r} is no file, and none of {', '.join(NAMES)}, synthetic-D")
-    if args.draws is not None and args.draws < 2:
-        raise Refused(f"--draws: expected at least 2, got {args.draws}")
+    for option, value in (("--draws", args.draws), ("--n", args.n), ("--n-queries", args.n_queries)):
+        if value is not None and value < 2:
+            raise Refused(f"{option}: expected at least 2, got {value}")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise Refused(f"--out: {args.out} is a file, expected a directory")
     chosen: dict[str, ModuleType] = {}
@@ -105,7 +108,8 @@ def _digest(data: str) -> dict[str, str]:
 
 
 def _one(name: str, module: ModuleType, args: argparse.Namespace, out: Path) -> None:
-    arguments = arguments_of(module, args.quick, data=args.data, ops=args.ops, draws=args.draws)
+    given = {option: getattr(args, option) for option in ("data", "ops", "draws", "n", "n_queries")}
+    arguments = arguments_of(module, args.quick, **given)
     key = arguments | _digest(str(arguments.get("data", "")))
     stem, start = _stem(name, arguments, args.data), time.perf_counter()
     results = None if args.fresh else _store.load(out, stem, key)

@@ -99,7 +99,7 @@ def _exact() -> Iterator[Claim]:
 
 
 def _relatives() -> Iterator[Claim]:
-    """QJL and PolarQuant."""
+    """QJL, PolarQuant, and what others say of TurboQuant."""
     pair = [theory.qjl(128, 128, sketch).across for sketch in ("gaussian", "orthogonal")]
     yield Claim("QJL, Lemma 3.2; Lemma 4", "unbiased, variance at most (π/2)/m", YES,
                 f"m·Var = π/2 - ⟨y,x⟩² for Gaussian S; {pair[1]:.4f} at ⟨y,x⟩ = 0 for orthogonal S, "
@@ -112,6 +112,13 @@ def _relatives() -> Iterator[Claim]:
                  (angle.Angle(level).quadrature(0, math.pi / 2) for level in (2, 3, 4))]  # fmt: skip
     yield Claim("PolarQuant, Lemma 1", "angles after preconditioning: density ∝ sin^(m-1) 2ψ, Var = O(1/√m)", CORRECTED,
                 f"the density is right; Var = {_sigs(variances)} at levels 2..4, that is O(1/m)", "polar_angles")
+    yield Claim("QJL, Table 1; PolarQuant, Table 1", "LongBench at 3 and 3.9 bits as good as at 16", NO,
+                "longchat-7b and Llama-3.1-8B are not here; both codes on a small model: see [LM.md](LM.md)", "table1")
+    mean, r = fig5._means(_result("fig5"))[0][..., 0], _result("fig5")
+    rabitq, plain, prod = (mean[..., r["methods"].index(n)] for n in ("RaBitQ", "TurboQuant mse", "TurboQuant prod"))
+    ordered = (rabitq > plain) & (plain > prod)
+    yield Claim("arXiv 2604.19528", "recall: RaBitQ > TurboQuant_mse > TurboQuant_prod in all settings",
+                YES if ordered.all() else REFUTED, f"in {ordered.sum()} of {ordered.size} here, recall@1@1", "fig5")
     r = _result("polar_angles")
     yield Claim("PolarQuant, Fig 2", "preconditioning makes the angles follow that law, whatever the data", YES,
                 f"{r['data']['name']}: D of 4, 2, 2, 2 bits {sig(r['plain_distortion'])} without it, "

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from turboquant_ref import cache
 
 from . import _store, fig4, lm_configs, lm_tables, lm_text
 from ._style import significant
@@ -21,6 +24,9 @@ __all__ = ["filled", "tables"]
 
 RESULTS = Path(__file__).with_name("results")
 PAGE = Path(__file__).with_name("LM.md")
+
+BUDGETS = (2.25, 2.5, 3.0, 3.5)
+"""Stored bits a coordinate, everything counted."""
 
 PAIRS = (
     ("prodO 3", "mse 3", "Algorithm 2 (orthogonal S) over Algorithm 1, 3 bits"),
@@ -105,6 +111,32 @@ def _frontier(rows: dict[str, Any], context: int) -> str:
     return _table([f"bits at {context // 1024}k", "cache", "KL"], body)
 
 
+def _budgets(rows: dict[str, Any]) -> str:
+    """The cache with the least KL that fits, among those that a recipe can say."""
+    body = []
+    said = {name: row for name, row in rows.items() if lm_configs.by_layer(name) is None}
+    for budget in BUDGETS:
+        cells = [f"{budget:g}"]
+        for context in (4096, 32768):
+            fits = [entry for entry in lm_tables.frontier(said, context) if entry[0] <= budget]
+            if fits:
+                bits, name, kl = fits[-1]
+                cells += [f"`{_call(name)}`", f"{bits:.2f}", significant(kl)]
+            else:
+                cells += [""] * 3
+        body.append(cells)
+    return _table(["bits at most", "at 4,096 tokens", "bits", "KL", "at 32,768 tokens", "bits", "KL"], body)
+
+
+def _call(config: str) -> str:
+    """The named recipe that has these codes, and its window if it is another; else the table's name."""
+    mine = lm_configs.recipe(config)
+    for name, recipe in cache.RECIPES.items():
+        if replace(recipe, source="", window=mine.window) == replace(mine, source=""):
+            return name if recipe.window == mine.window else f"{name}, window {mine.window}"
+    return config
+
+
 def _needles(caches: dict[str, Any]) -> str:
     lengths = sorted({n for rows in caches.values() for n in rows}, key=int)
     body = []
@@ -146,6 +178,7 @@ def tables(table1: dict[str, Any], needles: dict[str, Any]) -> dict[str, str]:
         "fidelity": _fidelity(table1["fidelity"]),
         "frontier4k": _frontier(rows, 4096),
         "frontier32k": _frontier(rows, 32768),
+        "budgets": _budgets(rows),
         "layers": _layers(),
         "others": _table(["instead", "cache", "KL over that without, each seed and text"], ratios),
         "needles": _needles(needles["caches"]),

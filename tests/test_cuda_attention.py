@@ -107,6 +107,7 @@ def test_one_step_of_a_warp(
     ]
     memory, regions = in_shared_memory((K, V), parts)
     o, columns = Warp(memory), -(-rows // 4)
+    powers = [Warp.u(p) for p in programs.POWERS]
     lane, g, t = Warp.u(np.arange(32)), np.arange(32) // 4, np.arange(32) % 4
     q, sketched = (0.1 * rng.standard_normal((4 * columns, d)) for _ in range(2))
     q[rows:], sketched[rows:] = 0, 0
@@ -122,7 +123,7 @@ def test_one_step_of_a_warp(
             factors += [np.float32(constant * units * 2 / 127)[t]]
             factors += [np.float32(constant * units * (256 / 127 - 1) * total)[t]]
 
-    s = programs.scores(o, K, regions[0], lane, queries, [Warp.u(w) for w in key_words], factors)
+    s = programs.scores(o, K, regions[0], lane, queries, [Warp.u(w) for w in key_words], factors, powers)
     truth = key_book[k & (2**K.index_bits - 1)] @ q.T
     if prod:
         sketch = constant * ((2.0 * (k >> (key_bits - 1)) - 1) @ sketched.T)
@@ -145,7 +146,7 @@ def test_one_step_of_a_warp(
     before = [np.float32(rng.standard_normal(32)) for _ in range(d // 8 * columns)]
     after = programs.sums(
         o, V, regions[1], lane, [Warp.u(w) for w in value_words], [x[4:] for x in states], [x[2] for x in states],
-        [x[3] for x in states], before,
+        [x[3] for x in states], before, powers,
     )  # fmt: skip
     dimensions = programs.value_dimensions(V)
 

@@ -89,3 +89,17 @@ def test_what_is_refused() -> None:
         search.topk(Q, layout.prepare(Q, tq.mse.encode(Q, x[None])), x, 1)
     with pytest.raises(ValueError, match="made by quantizer"):
         search.topk(QUANTIZERS["mse"], codes, x, 1)
+
+
+def test_an_index_of_the_reference_takes_this_backend() -> None:
+    import cuda_kernels
+
+    Q = tq.mse.setup(8, 4, 1, rotation="structured")
+    x, y = data("f")
+    ours, theirs = (tq.search.Index(Q, ops=ops) for ops in (cuda_kernels, None))
+    for index in (ours, theirs):
+        index.add(x[4:14])
+    scores, ids = ours.search(y, 3)
+    want, names = theirs.search(y, 3)
+    np.testing.assert_array_equal(ids, names)
+    np.testing.assert_allclose(scores, want, rtol=1e-5)

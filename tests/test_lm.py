@@ -447,9 +447,9 @@ def test_the_page_has_the_tables_of_the_committed_results() -> None:
 
 
 def test_the_sample_that_travels_with_the_notebooks() -> None:
-    """Real vectors: the keys' mean holds much of their energy, sinks are small, and Algorithm 1 does to them as theory says.
+    """Real vectors: keys have a mean, their sink is small, and Algorithm 1 does to them what theory says.
 
-    One draw's slope scatters around 1 - D = 0.967 by some 0.01 (noise / logits / sqrt of some hundred free numbers).
+    One draw scatters around its expectation: the slope, 1 - D = 0.967, by some 0.01, the noise by some 5 %.
     """
     assert lm_sample.FILE.stat().st_size < 1e6
     with np.load(lm_sample.FILE) as sample:

@@ -45,6 +45,15 @@ _tests = bodies("test_attention", [], **_replaced)
 globals().update({name: _tests[name] for name in SHARED})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_tiles():
+    """Without the JIT large cases are slow, so tiles are small; with it their size is compiled in."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not JIT:
+            patch.setattr(attend, "TILE", 2)
+        yield
+
+
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
@@ -109,7 +118,7 @@ def expected(
 
     A logit: two roundings each for scale, cap and mask, 2^-21 for tanh, whose slope is at most 1.  A weight
     e^(s - top): the errors of s and top, the rounding of their difference, 2^-22 for `exp`; and the same again for each
-    larger top, at most one a tile of 1024 keys and one a chunk, whose differences add up to at most the largest.  Below
+    larger top, at most one a tile and one a chunk, whose differences add up to at most the largest.  Below
     e^-87 it may be 0.  A sum over keys: a chain of at most n/16 in each lane, four sums of lanes, at most n/16 chunks,
     and a few factors.  For a ratio a/t, |a'/t' - a/t| <= (|a' - a| + |a/t| |t' - t|) / t'; nothing is said where t may
     be off by half.
@@ -129,7 +138,7 @@ def expected(
     w, drop = np.exp(s - top), np.where(seen, top - s, 0)
     furthest = drop.max(-1, keepdims=True, initial=0)
     relative = np.expm1(error + error.max(-1, keepdims=True, initial=0) + 2 * U * (drop + furthest))
-    relative = relative + (3 + n // 1024) * 2.0**-21 + gamma(n // 8 + 40, np.float32)
+    relative = relative + (3 + n / (16 * attend.TILE)) * 2.0**-21 + gamma(n // 8 + 40, np.float32)
     total, lost = w.sum(-1, keepdims=True), (w * relative).sum(-1, keepdims=True)
     out, out_error = np.zeros(()), np.zeros(())
     for c, scales, basis in stages(Qv, reference.select(v, index)):

@@ -105,6 +105,8 @@ def test_rows_of_extreme_magnitude(dtype):
         np.testing.assert_array_equal(unit[i], plain[1][i])
     assert np.all(np.abs(norms - expected) <= gamma(24, dtype) * expected + info.smallest_subnormal)
     assert np.all(np.abs(unit - expected_unit) <= gamma(24, dtype))
+    for alone in x[1:4]:  # what is unusual in one row is not found by another's help
+        np.testing.assert_array_equal(norm_and_unit(rows_of(alone, 20))[0], norms[(x == alone).all(1)][0])
     for algorithm in (reference, mse):
         with pytest.raises(ValueError, match=f"^x: the norm of row 1 exceeds the largest {np.dtype(dtype)}, .* scale"):
             algorithm.quantize(algorithm.setup(20, 2, 0), 8 * x)

@@ -61,6 +61,13 @@ class TestAgainstTheory:
         assert width.max() < 0.2  # as written and as released differ by a factor 2.7
         np.testing.assert_allclose(r["histogram"].sum(-1), 1, atol=1e-3)  # 3.6 standard deviations hold all but 3e-4
 
+    def test_fig3_on_the_kernels(self):
+        """The same figure with another backend's words, inside the same intervals."""
+        pytest.importorskip("numba_kernels")
+        r = figure("fig3").compute(**{**SMALL, "draws": 12, "ops": "numba_kernels"})
+        inside(r["product"], r["exact_product"], "inner-product error, kernels")
+        inside(r["mse"], r["exact_mse"], "distortion, kernels")
+
     def test_published_histograms_are_the_released_codes(self, results):
         r = results["fig1"]
         # the published figures have two digits: half a unit of the last one, and 0.5 % of other inner products
@@ -220,7 +227,8 @@ class TestCommandLine:
             (["fig3", "--ops", "no_such_backend"], "is no backend"),
             (["fig3", "--ops", "json"], "is no backend"),
             (["fig3", "--data", "nowhere.npy"], "is no file"),
-            (["fig3", "--draws", "1"], "at least 2"),
+            (["fig3", "--draws", "1"], "--draws: expected at least 2"),
+            (["fig3", "--n", "0"], "--n: expected at least 2"),
         ],
     )
     def test_errors(self, arguments, says, capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""Ours, the peers and the limits of the machine, one core: ``python -m benchmarks.cpu [--quick] [--sections …] [--out …]``.
+"""Ours, the peers and the limits of the machine, one core: ``python -m benchmarks.cpu [--quick] [--sections …]``.
 
 Sections: ceilings, search, turbovec (against turbovec over d and n), large (the same at n = 1,000,000 and d = 768 and
 1536: some 8 GB of memory and many minutes, only if named), encode, attention, threads. A figure is the median over

@@ -1,7 +1,7 @@
 """Attention of one key head over packed keys and values, head dimension 128, one thread: ours, NumPy and torch.
 
-`rows` queries share the head: one, a group of 4 (GQA) or of 8. NumPy and torch work on the vectors as they were, NumPy by
-two matrix products, torch by `scaled_dot_product_attention` with the group as its queries, which is faster than its
+`rows` queries share the head: one, a group of 4 (GQA) or of 8. NumPy and torch work on the vectors as they were, NumPy
+by two matrix products, torch by `scaled_dot_product_attention` with the group as its queries, which is faster than its
 `enable_gqa`. `error` is that of the output against float64 on those vectors, relative to it: for ours what quantizing
 costs.
 """

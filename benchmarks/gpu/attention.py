@@ -243,12 +243,12 @@ def quantizers(d: int, key_bits: int, value_bits: int, prod: bool = False, **opt
 
 
 def pages(x: layout.Prepared, size: int) -> layout.Prepared:
-    """The same codes in pages in random order."""
+    """The same codes in pages, in a random order that is the same for keys and values."""
     import torch
 
     batch, heads, n = (int(k) for k in x.scales.shape)
     per = n // size
-    order = torch.randperm(batch * per, device="cuda")
+    order = torch.randperm(batch * per, device="cuda", generator=torch.Generator("cuda").manual_seed(size))
 
     def paged(a: Any) -> Any:
         if a is None:

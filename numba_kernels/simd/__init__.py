@@ -40,9 +40,10 @@ from .arithmetic import (
     u32x16,
 )
 from .lanes import hadamard, hadamard16, transpose
+from .llvm import VECTOR_OF_FLOATS as _VF  # noqa: F401
 from .llvm import D, F, I, M, N, U  # noqa: F401  the types, for files that register functions of their own
 from .llvm import call as _call  # noqa: F401
-from .llvm import constant as _constant
+from .llvm import constant as _constant  # noqa: F401
 from .llvm import splatted as _splat  # noqa: F401
 from .memory import (
     full_like,
@@ -60,8 +61,6 @@ from .memory import (
 from .memory import write as _write  # noqa: F401
 from .tables import dot4, gather, lookup, lookup_bytes, lookup_bytes64
 from .tables import dot4_of as _dot4  # noqa: F401
-
-_VF = _constant(__import__("llvmlite.ir", fromlist=["ir"]).FloatType(), 0.0).type
 
 __all__ = [
     "as_f32",

@@ -59,6 +59,7 @@ for _cls, _lane in ((F32x16, FLOAT), (F64x16, DOUBLE), (I32x16, INT32), (U32x16,
     register_model(_cls)(_held_as(_lane))
 
 F, D, I, U, M = F32x16(), F64x16(), I32x16(), U32x16(), Mask16()
+VECTOR_OF_FLOATS = vector(FLOAT)
 FLOATS = {F: "v16f32", D: "v16f64"}
 TUPLES = {t: types.UniTuple(t, N) for t in (F, D, I, U)}
 Lower = Callable[..., Any]
