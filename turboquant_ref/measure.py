@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from . import channels, minmax, mse, polar, prod, qjl, rabitq
 from .codes import module_of
@@ -108,10 +108,15 @@ class Estimate:
         return self.half_width + (self._t(2 * power - 1) * self.std_error if self.draws > 1 else math.inf)
 
     def _t(self, confidence: float) -> float:
-        return float(stats.t.isf((1 - confidence) / 2, self.draws - 1))
+        return _student((1 - confidence) / 2, self.draws)
 
     def __str__(self) -> str:
         return f"{self.value:.6g} ± {self.half_width:.2g}"
+
+
+def _student(tail: float, draws: int) -> float:
+    """What Student's t of `draws` draws exceeds with probability `tail`."""
+    return -float(special.stdtrit(draws - 1, tail))
 
 
 def draws_needed(std: float, deviation: float, confidence: float = 0.99, power: float = 0.99) -> int:
@@ -132,7 +137,7 @@ def draws_needed(std: float, deviation: float, confidence: float = 0.99, power: 
         raise ValueError(f"confidence and power: expected probabilities, power >= 0.5, got {confidence} and {power}")
 
     def enough(n: int) -> bool:
-        t = stats.t.ppf((1 + confidence) / 2, n - 1) + stats.t.ppf(power, n - 1)
+        t = _student((1 - confidence) / 2, n) + _student(1 - power, n)
         return bool(t * std <= deviation * math.sqrt(n))
 
     few, many = 1, 2

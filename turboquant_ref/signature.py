@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import gammaln
 
 from . import codebook as codebooks
 from . import sphere, theory
@@ -155,7 +155,8 @@ def _constant(Q: Any, rotation: str, D: float | None) -> float | None:
         return _image(Q, np.array([1.0, 0.0]), np.array([1.0, Q.d - 1.0]))
     if rotation == "hadamard" and Q.scale == "norm":
         k = np.arange(Q.d + 1)
-        return _image(Q, (2 * k - Q.d) / Q.d, Q.d * stats.binom.pmf(k, Q.d, 0.5))
+        binomial = np.exp(gammaln(Q.d + 1) - gammaln(k + 1) - gammaln(Q.d - k + 1) - Q.d * math.log(2))
+        return _image(Q, (2 * k - Q.d) / Q.d, Q.d * binomial)
     return None
 
 
