@@ -18,8 +18,8 @@ search                  topk
 What they rest on:
 
 quantize_plain          a kernel a line of the paper: arrays, shared memory, `syncthreads`; runs in the simulator too
-quantize                all of Algorithm 1 in one kernel: `quantize_plans` says where everything is, `quantize_programs`
-                        is its text, stretch by stretch; `quantize_narrow` the same for dimensions such as 200
+quantize                all of Algorithm 1 in one kernel, `quantize_wide` or, for dimensions such as 200,
+                        `quantize_narrow`; `quantize_plans` says where everything is, `quantize_programs` what is done
 layout                  Prepared, the form of codes in device memory
 vectors, scores         checks, norms, and what estimates share
 machine, registers      straight-line programs on registers: emitted as machine code, or run on NumPy

@@ -17,28 +17,51 @@ _books: WeakKeyDictionary[Any, tuple[Any, float]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Launch:
-    """How the fast kernel is launched: queries a pass, keys a tile, tiles in memory, warps, blocks of a kv head."""
+    """How the fast kernel is launched.
+
+    Attributes
+    ----------
+    queries : int
+        Of one pass over the keys: 1, 2, 4 or 8.
+    keys, stages : int
+        Keys of a warp's tile, and tiles in shared memory.
+    warps, blocks : int
+        Of a block, and of a kv head.
+    resident : int
+        Blocks that share a multiprocessor.
+    registers : int, optional
+        Most registers of a thread.
+    """
 
     queries: int
     keys: int
     stages: int
     warps: int
     blocks: int
-    resident: int = 3
-    bulk: bool = False
+    resident: int
     registers: int | None = None
-    skew: bool = False
-    early: bool = True
 
 
 def best_launch(p: Problem) -> Launch:
-    """The launch that was fastest on an H100 for the form and the number of queries; see benchmarks/results."""
+    """The launch that was fastest on an H100, by bytes of a tile and queries; see benchmarks/results.
+
+    Copies of more than about 64 KB under way on a multiprocessor are slower there. The warps have the same number of
+    tiles each: as many as give `waves` of resident blocks, or fewer waves if that is fewer than 8.
+    """
     queries = next((n for n in (1, 2, 4) if n >= p.queries), 8)
-    form = p.keys.form
+    form, warps = p.keys.form, 4
     tile = KEYS * (form.row + form.row_high)
-    stages = max(2, min(4, 8 * 1024 // tile))
-    blocks = 3 * _launch.processors() // p.heads
-    return Launch(queries, KEYS, stages, 4, max(1, min(blocks, _launch.blocks(p.n, 4 * KEYS))))
+    if queries == 8 or tile > 4096 or form.merged:
+        resident, waves = 3, 2
+    elif tile == 4096:
+        resident, waves = (4, 4) if queries == 1 else (3, 2)
+    else:
+        resident, waves = (6 if queries == 1 and tile <= 2048 else 4), 1
+    at_once = max(warps * resident * _launch.processors() // p.heads, 1)
+    tiles = _launch.blocks(p.n, KEYS)
+    waves = next((w for w in range(waves, 1, -1) if tiles > 7 * w * at_once), 1)
+    each = _launch.blocks(tiles, at_once * waves)
+    return Launch(queries, KEYS, max(2, 1 + 2048 // tile), warps, _launch.blocks(tiles, warps * each), resident)
 
 
 def room_of(resident: int) -> int:
@@ -60,9 +83,8 @@ class Fixed:
         form, keys = p.keys.form, p.keys
         constants = (form.n, form.bits, form.merged, launch.queries, launch.keys, launch.stages, launch.warps)
         half = _launch.name_of(keys.scales) == "float16", _launch.name_of(out) == "float16"
-        early = launch.early and _launch.capability() >= (9, 0)
-        bulk = launch.bulk and early and form.row_high % 16 == 0
-        x = fast.Shape(*constants, *half, keys.residuals is not None, p.page, early, bulk, launch.skew)
+        early = _launch.capability() >= (9, 0)
+        x = fast.Shape(*constants, *half, keys.residuals is not None, p.page, early)
         passes, kinds = _launch.blocks(p.queries, launch.queries), 2 if x.merged else 1
         self._q, self.out, self._home, self._p = q, out, home, p
         self._operands = home.empty((p.heads, passes, kinds, x.groups, x.words * 128), "int8")
@@ -84,7 +106,7 @@ class Fixed:
             p.queries, launch.queries, passes, unit * p.scale, sign_scale,
         )  # fmt: skip
         kernel = _launch.compiled(
-            fast.logits_kernel, *constants, *half, x.residual, x.page, x.early, x.bulk, x.skew,
+            fast.logits_kernel, *constants, *half, x.residual, x.page, x.early,
             dynamic=max(x.shared, room_of(launch.resident)), registers=launch.registers,
         )  # fmt: skip
         self.registers = kernel.registers

@@ -85,7 +85,7 @@ class _NumPy(Home):
 
 class _CuPy(Home):
     def take(self, a: Any) -> Any:
-        array = _library("cupy").ascontiguousarray(a)
+        array = _library("cupy").ascontiguousarray(_library("cupy").asarray(a))
         _on_current(array.device.id)
         return array
 

@@ -13,14 +13,14 @@ from turboquant_ref.codebook import Codebook, lloyd_max
 
 from . import _launch
 from .rotation import kept
-from .vectors import Rows, device, plain, sizes, spread
+from .vectors import Rows, device, home_of, plain, sizes, spread
 
 __all__ = ["Codebook", "lloyd_max", "look_up", "nearest", "pm_one", "signs_of"]
 
 
 def nearest(codebook: Codebook, t: Any) -> Any:
     """argmin_k |t - c_k| as the number of boundaries <= t; as `turboquant_ref.codebook.nearest`."""
-    home = _launch.home_of(t)
+    home = home_of(t)
     t = t if _launch.on_device(t) else np.asarray(t)
     shape = sizes(t)
     flat = home.take(t).reshape((int(np.prod(shape)), 1))
@@ -30,7 +30,7 @@ def nearest(codebook: Codebook, t: Any) -> Any:
 
 def look_up(codebook: Codebook, indices: Any, dtype: Any) -> Any:
     """c_idx in the given dtype; as `turboquant_ref.codebook.look_up`."""
-    home = _launch.home_of(indices)
+    home = home_of(indices)
     shape = sizes(indices)
     flat = home.take(indices).reshape((int(np.prod(shape)), 1))
     return home.give(centroids_of(codebook, Rows(shape, home, np.dtype(dtype).name), flat).reshape(shape))

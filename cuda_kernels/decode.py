@@ -147,9 +147,13 @@ def attend_kernel(
     swizzle, reload = values.swizzle, columns * d > 128
     k_planes, v_planes, has_residuals = len(keys.planes), len(values.planes), keys.residuals
     locate_keys, locate_values = _locator(keys, page_shift), _locator(values, page_shift)
-    copy_keys = _side_copier(keys, True, True, page_shift)
     copy_values = _side_copier(values, True, False, page_shift)
+    # half of the lanes copy the scalars of the keys, the others those of the values, where each half has enough
+    together = keys.half and values.half and not keys.residuals and page_shift < 0
+    copy_keys = _side_copier(keys, True, not together, page_shift)
+    copy_scales = _plane_copier(2, 16 * 9, page_shift)
     copy_value_scales = _side_copier(values, False, True, page_shift)
+    k_scales_at, v_scales_at = keys.offsets[k_planes], values.offsets[v_planes]
 
     n_query = columns * (d // 16) * (2 if keys.prod else 1)
     n_factor = columns * (3 if keys.prod else 1)
@@ -280,10 +284,19 @@ def attend_kernel(
         if swizzle == 2:
             swizzled = lane ^ ((lane >> 3 & 3) << 1)
 
+        first_half = lane < 16
+        scales_from = k_from[2] if first_half else v_from[2]
+        scales_at = k_at[2] if first_half else v_at[2]
+        scales_to = uint32(to_k + uint32(k_scales_at)) if first_half else uint32(to_v + uint32(v_scales_at))
+        of_half = lane & 15
+
         # the first copies start before anything else is read: everything else is small
         if c < last:
             copy_keys(to_k, k_from, k_at, here, c, n, lane, lane, heads, head)
-            copy_value_scales(to_v, v_from, v_at, here, c, n, lane, lane, heads, head)
+            if together:
+                copy_scales(scales_to, scales_from, scales_at, here, c, n, of_half, of_half, heads, head)
+            else:
+                copy_value_scales(to_v, v_from, v_at, here, c, n, lane, lane, heads, head)
         ptx.copy_commit()
         if c < last:
             copy_values(to_v, v_from, v_at, here, c, n, lane, swizzled, heads, head)
@@ -313,7 +326,10 @@ def attend_kernel(
             following = int32(c + warps)
             if following < last:
                 copy_keys(to_k, k_from, k_at, here, following, n, lane, lane, heads, head)
-                copy_value_scales(to_v, v_from, v_at, here, following, n, lane, lane, heads, head)
+                if together:
+                    copy_scales(scales_to, scales_from, scales_at, here, following, n, of_half, of_half, heads, head)
+                else:
+                    copy_value_scales(to_v, v_from, v_at, here, following, n, lane, lane, heads, head)
             ptx.copy_commit()
             if CHUNK * c + CHUNK > seen_by_all or CHUNK * c < n - window:
                 row = int32((int32(cuda.blockIdx.y) % blocks) * rows + int32(t))

@@ -134,18 +134,15 @@ class Shape:
         Keys of a page, a multiple of `keys`; 0 if the keys are contiguous.
     early : bool
         The kernel is launched before the one that makes the queries has ended.
-    bulk : bool
-        Tiles are copied as a whole by the copy engine, else by the lanes, 16 bytes each.
     """
 
     def __init__(
         self, d: int, bits: int, merged: bool, queries: int, keys: int, stages: int, warps: int,
         half_scales: bool = True, half_out: bool = False, residual: bool = False, page: int = 0,
-        early: bool = False, bulk: bool = False, skew: bool = False,
+        early: bool = False,
     ) -> None:  # fmt: skip
         self.d, self.bits, self.merged, self.queries = d, bits, merged, queries
         self.keys, self.stages, self.warps, self.page, self.early = keys, stages, warps, page, early
-        self.bulk, self.skew = bulk, skew
         self.half_scales, self.half_out, self.residual = half_scales, half_out, residual
         self.row = d // (2 if bits == 4 else 4)
         self.row_high = d // 8 if bits == 3 else 0
@@ -156,7 +153,7 @@ class Shape:
         self.words = d // 16  # B words of a group
         self.table = (4 if bits - merged < 4 else 8) + merged  # words of a codebook
         self.tile = keys * (self.row + self.row_high)
-        self.shared = warps * stages * (self.tile + 8 * bulk)
+        self.shared = warps * stages * self.tile
 
     @property
     def chunk(self) -> int:
@@ -238,20 +235,10 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         tile_program(x), ptx.group(F32, 2 * sets * groups), U32, U32, U32, operand, operand, ptx.group(U32, 4),
         ptx.group(U32, x.table), ptx.group(F32, kinds * groups), ptx.group(I32, groups), scalars, scalars,
     )  # fmt: skip
-    high_at, high_bytes = keys * row, keys * row_high
-    skew = x.skew
-    bulk, barriers = x.bulk, warps * stages * tile_bytes
+    high_at = keys * row
     copy_small = ptx.copy_16 if small == 16 else ptx.copy_8
     commit, wait = ptx.copy_commit, ptx.copy_wait[stages - 2]
     store = ptx.stream_f16 if x.half_out else ptx.stream_f32
-
-    @cuda.jit(device=True)
-    def spot(tile, tiles, shift):
-        """The tile that is taken in place of this one: heads begin at different places of their memory."""
-        if not skew:
-            return tile
-        other = int32(tile + shift)
-        return int32(other - tiles) if other >= tiles else other
 
     @cuda.jit(device=True)
     def first_row(tile, n, head, pages, heads):
@@ -266,15 +253,8 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         return ((int64(number) * heads + head) << shift) + (start & (page - 1))
 
     @cuda.jit(device=True)
-    def fill(at, codes, high, to, barrier, lane):
+    def fill(at, codes, high, to, lane):
         """Start the copies of a tile."""
-        if bulk:
-            if lane == 0:
-                ptx.barrier_expect(barrier, uint32(tile_bytes))
-                ptx.bulk_copy(to, codes + at * row, uint32(high_at), barrier)
-                if row_high > 0:
-                    ptx.bulk_copy(uint32(to + uint32(high_at)), high + at * row_high, uint32(high_bytes), barrier)
-            return
         for i in range(pieces):
             ptx.copy_16(uint32(to + uint32(i * 512) + uint32(lane * 16)), codes + at * row + (i * 512 + lane * 16))
         for i in range(small_pieces):
@@ -296,25 +276,16 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             own = pages + int64(sequence) * per * 4
             end = ptx.load_i32(lengths + int64(sequence) * 4)
         tiles = int32((end + keys - 1) // keys)
-        away = int32(int64(head) * tiles // int32(cuda.gridDim.y))
         memory = uint32(ptx.shared_address(cuda.shared.array(0, uint32)))
-        barrier = uint32(memory + uint32(barriers + (cuda.threadIdx.x >> 5) * (stages * 8)))
         memory = uint32(memory + uint32((cuda.threadIdx.x >> 5) * (stages * tile_bytes)))
-        if bulk:
-            if lane == 0:
-                for i in range(stages):
-                    ptx.barrier_init(uint32(barrier + uint32(8 * i)), uint32(1))
-                ptx.barrier_fence()
-            cuda.syncwarp()
 
         # The first copies start before anything else is read.
         ahead = tile
         for i in range(stages - 1):
             if ahead < tiles:
-                at = first_row(spot(ahead, tiles, away), n, inner, own, heads)
-                fill(at, codes, high, uint32(memory + uint32(i * tile_bytes)), uint32(barrier + uint32(8 * i)), lane)
-            if not bulk:
-                commit()
+                at = first_row(ahead, n, inner, own, heads)
+                fill(at, codes, high, uint32(memory + uint32(i * tile_bytes)), lane)
+            commit()
             ahead = int32(ahead + step)
 
         column = int32((g >> 1) // columns)
@@ -322,7 +293,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         base = int64(head) * cuda.gridDim.z + turn
         book = load_table(table + lane * 32)
         key = int32(16 * (t // columns) + g)
-        at = first_row(spot(max(min(tile, tiles - 1), 0), tiles, away), n, inner, own, heads) + key
+        at = first_row(max(min(tile, tiles - 1), 0), n, inner, own, heads) + key
         scale = load_scales(scales + at * size)
         rest = scale
         if residual:
@@ -351,22 +322,17 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             upper = uint32(memory + uint32(high_at + g * row_high + t * quarter))
         odd = uint32(2 * (t & 1))
 
-        slot, phase = int32(0), uint32(0)
+        slot = int32(0)
         while tile < tiles:
-            if bulk:
-                ptx.barrier_wait(uint32(barrier + uint32(8 * slot)), phase)
-            else:
-                wait()
+            wait()
             cuda.syncwarp()
             if ahead < tiles:
                 free = int32(slot - 1) if slot > 0 else int32(stages - 1)
-                at = first_row(spot(ahead, tiles, away), n, inner, own, heads)
-                to_fill = uint32(memory + uint32(free * tile_bytes))
-                fill(at, codes, high, to_fill, uint32(barrier + uint32(8 * free)), lane)
-            if not bulk:
-                commit()
+                at = first_row(ahead, n, inner, own, heads)
+                fill(at, codes, high, uint32(memory + uint32(free * tile_bytes)), lane)
+            commit()
             ahead = int32(ahead + step)
-            at = first_row(spot(min(tile + step, tiles - 1), tiles, away), n, inner, own, heads) + key
+            at = first_row(min(tile + step, tiles - 1), n, inner, own, heads) + key
             next_scale = load_scales(scales + at * size)
             next_rest = next_scale
             if residual:
@@ -375,7 +341,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             logits = compute(
                 uint32(here + held), uint32(upper + held), odd, query, sketch, masks, book, factor, total, scale, rest
             )
-            start = int32(min(spot(tile, tiles, away) * keys, n - keys))
+            start = int32(min(tile * keys, n - keys))
             for k in range(sets):
                 for i in range(groups):
                     if number + 4 * i < live:
@@ -386,9 +352,7 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
                                 value = float32(-math.inf)
                             store(to + (int64(place) + int64(4 * i) * n) * word, value)
             scale, rest = next_scale, next_rest
-            slot = int32(slot + 1)
-            if slot == stages:
-                slot, phase = int32(0), uint32(phase ^ uint32(1))
+            slot = int32(slot + 1) if slot < stages - 1 else int32(0)
             tile = int32(tile + step)
         if page > 0:  # keys that the sequence does not have
             while tile * keys < n:

@@ -66,15 +66,23 @@ def logits_kernel(bits: int, kind: str, width: int, page: int, residual: bool, n
             return head * n + key
         return (pages[head // heads, key // page] * heads + head % heads) * page + key % page
 
-    @cuda.jit(device=True)
-    def stage(tile, source, first, count, key0, n, head, pages, heads):
-        """Copy `count` cells of each of the tile's keys to shared memory, neighbours by neighbours; zeros beyond."""
-        for at in range(int32(cuda.threadIdx.x), int32(KEYS * count), int32(KEYS)):
-            key, cell = int32(at // count), int32(at % count)
-            value = uint32(0)
-            if key0 + key < n and first + cell < source.shape[1]:
-                value = uint32(source[row_of(key0 + key, head, n, pages, heads), first + cell])
-            tile[key, cell] = value
+    def stager(count):
+        @cuda.jit(device=True)
+        def stage(tile, source, first, key0, n, head, pages, heads):
+            """Copy `count` cells of each of the tile's keys to shared memory, neighbours by neighbours.
+
+            Cells and keys that are not there are others' instead: they meet zeros in the table, or nobody stores them.
+            """
+            last = int32(source.shape[1] - 1)
+            for i in range(count):
+                at = int32(i * KEYS) + int32(cuda.threadIdx.x)
+                key, cell = int32(at // count), int32(at % count)
+                row = row_of(min(key0 + key, n - 1), head, n, pages, heads)
+                tile[key, cell] = source[row, min(int32(first) + cell, last)]
+
+        return stage
+
+    stage, stage_upper = stager(max(cells, 1)), stager(upper_cells)
 
     @cuda.jit(device=True)
     def number_at(tile, upper, key, j):
@@ -123,9 +131,9 @@ def logits_kernel(bits: int, kind: str, width: int, page: int, residual: bool, n
                             sketch[at] = z[query, start + at] if start + at < m else number_type(0)
                     new = False
                 if cells > 0:
-                    stage(tile, codes, start * stored // width, cells, key0, n, head, pages, heads)
+                    stage(tile, codes, start * stored // width, key0, n, head, pages, heads)
                 if planes or kind == "apart":
-                    stage(upper, high, start // width, upper_cells, key0, n, head, pages, heads)
+                    stage_upper(upper, high, start // width, key0, n, head, pages, heads)
                 cuda.syncthreads()
                 if whole:
                     for cell in range(min(cells, int32((longest - start + a_cell - 1) // a_cell))):

@@ -17,13 +17,12 @@ from turboquant_ref.codes import check_code
 from turboquant_ref.mse import SCALES, MSECode, Quantizer, setup
 from turboquant_ref.packing import Packed
 
-from . import _launch
 from .codebook import cells, centroids_of, table_of
 from .packing import pack_record, unpack_record
 from .prepared import encode, fused, numbers_of, prepare, to_packed
 from .rotation import product, turn, turn_back
 from .scores import promoted, query_of, times_norms, times_rows, weights_of
-from .vectors import Flag, Rows, as_rows, launch, norm_and_unit, of_code, plain, result, sizes
+from .vectors import Flag, Rows, as_rows, home_of, launch, norm_and_unit, of_code, plain, result, sizes
 
 __all__ = [
     "SCALES",
@@ -89,7 +88,7 @@ def quantize(Q: Quantizer, x: Any) -> MSECode:
     """
     fast = fused(Q, x, "float32")
     if fast is not None:
-        give = _launch.home_of(x).give
+        give = home_of(x).give
         indices = numbers_of(fast).reshape((*fast.shape, Q.d))
         return MSECode(give(indices), give(fast.scales), Q.fingerprint)
     rows, s = steps(Q, x)

@@ -16,7 +16,7 @@ from turboquant_ref.vectors import check_bits, check_integer
 
 from . import _launch
 from .layout import to_host
-from .vectors import Flag, device, plain, sizes, spread
+from .vectors import Flag, device, home_of, plain, sizes, spread
 
 __all__ = [
     "SCALARS",
@@ -57,12 +57,12 @@ def pack_bits(numbers: Any, bits: int) -> Any:
     """
     bits = check_bits(bits, low=0)
     a = _as_bytes(numbers, "numbers")
-    home = _launch.home_of(a)
+    home = home_of(a)
     *shape, n = sizes(a)
     width = (n * bits + 7) // 8
     if not width or not np.prod(shape):
         nothing = reference.pack_bits(to_host(a), bits)
-        return nothing if home is _launch.home_of() else device(nothing, home)
+        return nothing if home is home_of() else device(nothing, home)
     kernels, rows = plain(), _flat(a, home)
     data, refused = home.empty((rows.shape[0], width), "uint8"), Flag(home)
     spread(kernels.pack, rows.shape[0] * width, home, rows, bits, data, 0, refused.array)
@@ -84,10 +84,10 @@ def unpack_bits(data: Any, bits: int, n: int) -> Any:
     size = (n * bits + 7) // 8
     if _launch.name_of(a) != "uint8" or a.ndim == 0 or sizes(a)[-1] != size:
         raise ValueError(f"data: expected (…, {size}) bytes for {n} numbers of {bits} bits, got {a.dtype} {a.shape}")
-    home = _launch.home_of(a)
+    home = home_of(a)
     shape = sizes(a)[:-1]
     if not size or not np.prod(shape):
-        if home is _launch.home_of():
+        if home is home_of():
             return reference.unpack_bits(to_host(a), bits, n)
         return home.take(np.zeros((*shape, n), np.uint8))
     kernels, rows = plain(), _flat(a, home)
@@ -130,10 +130,10 @@ def pack_record(record: Record, streams: list[Any], values: list[Any], scalars: 
     TypeError, ValueError
         As `turboquant_ref.packing.Record.pack`.
     """
-    home = _launch.home_of(*streams)
+    home = home_of(*streams)
     parts = [pack_bits(s, bits) for s, (_, bits) in zip(streams, record.streams, strict=True)]
     parts += [scalar_bytes(v, scalars, s.name) for v, s in zip(values, record.scalars, strict=True)]
-    if home is _launch.home_of():
+    if home is home_of():
         return Packed(np.concatenate(parts, axis=-1), scalars, mark)
     joined = np.concatenate([to_host(part) for part in parts], axis=-1)
     return Packed(device(joined, home), scalars, mark)
@@ -148,7 +148,7 @@ def unpack_record(record: Record, packed: Packed, mark: bytes) -> tuple[list[Any
         As `turboquant_ref.packing.Record.unpack`.
     """
     if isinstance(packed, Packed) and _launch.on_device(packed.data):
-        home = _launch.home_of(packed.data)
+        home = home_of(packed.data)
         streams, values = record.unpack(Packed(to_host(packed.data), packed.scalars, packed.fingerprint), mark)
         return [device(s, home) for s in streams], [device(v, home) for v in values]
     if not isinstance(packed, Packed) or packed.fingerprint != mark:

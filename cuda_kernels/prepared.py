@@ -13,7 +13,7 @@ from turboquant_ref.packing import check_scalars
 from . import _launch
 from .layout import Prepared, empty, form_of, prepare, scalar_dtype, to_packed
 from .packing import scalar_values
-from .vectors import Flag, Rows, device, plain, sizes, spread
+from .vectors import Flag, Rows, device, home_of, plain, sizes, spread
 
 __all__ = [
     "encode",
@@ -64,10 +64,10 @@ def fused(Q: Any, x: Any, scalars: str) -> Prepared | None:
     if isinstance(x, np.ndarray):
         if x.dtype != np.float32:
             return None
-        x = device(x, _launch.home_of())
+        x = device(x, home_of())
     call = quantize.prepared_call(Q, x, scalars)
     if call is None and _launch.name_of(x) in ("float16", "bfloat16"):
-        call = quantize.prepared_call(Q, _launch.home_of(x).as_float32(x), scalars)
+        call = quantize.prepared_call(Q, home_of(x).as_float32(x), scalars)
     if call is None:
         return None
     out = call()
@@ -76,7 +76,7 @@ def fused(Q: Any, x: Any, scalars: str) -> Prepared | None:
 
 def numbers_of(prepared: Prepared) -> Any:
     """The numbers (n, k) of Prepared codes, a byte each, on the device: indices, with the sign above where merged."""
-    kernels, form, home = plain(), prepared.form, _launch.home_of(prepared.codes)
+    kernels, form, home = plain(), prepared.form, home_of(prepared.codes)
     n = int(np.prod(prepared.shape))
     numbers, codes = home.empty((n, form.n), "uint8"), prepared.codes.reshape((n, form.row))
     if form.planes:

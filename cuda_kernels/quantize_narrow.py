@@ -1,4 +1,4 @@
-"""`quantize` for the dimensions whose chunks are too short for it, such as 200 = 25 x 8: the fast kernel, narrow.
+"""`quantize_wide` for the dimensions whose chunks are too short for it, such as 200 = 25 x 8: the fast kernel, narrow.
 
 A lane holds two positions or a few of every chunk, so that the butterflies across the many chunks are in registers;
 those of the short chunks are shuffles. Rows are copied to shared memory while the warp works on the rows before, and
@@ -13,8 +13,8 @@ from numba import cuda, float32, int32, int64, uint32
 
 from . import ptx
 from . import quantize_programs as programs
-from .quantize import F32, U32, keeper, measured, scaler
-from .quantize_plans import Narrow
+from .quantize_norms import F32, U32, keeper, measured, scaler
+from .quantize_plans import Narrow, Variant
 from .registers import program
 
 __all__ = ["kernel", "shared_bytes"]
@@ -29,23 +29,11 @@ def _table(plan: Narrow) -> int:
     return (4 * -(-plan.count // 4) << plan.lanes) + 2 * plan.d + 16
 
 
-def kernel(
-    plan: Narrow,
-    levels: tuple[Any, ...],
-    rounds: int,
-    factor: float,
-    pieces: tuple[tuple[float, float, float], ...],
-    bits: int,
-    in_planes: bool,
-    source: str,
-    scalars: str,
-    rule: int,
-    warps: int,
-    lockstep: bool,
-    ahead: bool,
-) -> tuple[Any, tuple[Any, ...]]:
-    """The kernel text, and the types of its arguments; parameters as of `quantize.kernel`, x in float32."""
-    assert (source, in_planes, lockstep, ahead) == ("float32", False, False, False)
+def kernel(variant: Variant) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel of a variant, and the types of its arguments: six addresses and the number of vectors."""
+    assert isinstance(variant.plan, Narrow)
+    assert (variant.source, variant.in_planes) == ("float32", False)
+    plan, rounds, bits, rule, warps = variant.plan, variant.rounds, variant.bits, variant.rule, variant.warps
     count, d, vectors, view, row_words = plan.count, plan.d, plan.vectors, plan.inner, plan.row
     lanes, plan_lanes = 1 << plan.lanes, plan.lanes
     keys = plan.keys(view)
@@ -71,11 +59,11 @@ def kernel(
                     x = programs.stage(o, plan, view, x, bit)
             for q, way in enumerate(ways):
                 x = programs.lane_stage(o, x, q, way)
-            x = programs.mix(o, plan, levels, x)
+            x = programs.mix(o, plan, variant.levels, x)
             if r + 1 < rounds:
                 x = programs.planes(o, plan, x, lambda j: o.singles(own, 4, planes_at + 16 * lanes * j))
-        x = programs.level(o, plan, levels, x)
-        slopes = [(o.fmul(scale, slope * factor), offset, rise) for slope, offset, rise in pieces]
+        x = programs.level(o, plan, variant.levels, x)
+        slopes = [(o.fmul(scale, slope * variant.factor), offset, rise) for slope, offset, rise in variant.pieces]
         numbers = programs.cells(o, x, slopes, bits)
         for number, (c, p) in zip(numbers, keys, strict=True):
             o.put_byte(bytes_at, o.if_zero(norm, 1 << bits - 1, o.and_(number, 15)), (c << plan.k) + p)
@@ -90,7 +78,8 @@ def kernel(
     load = program(load, group(F32, count), U32)
     finish = program(body, group(F32, 2), group(F32, count), U32, F32, F32, U32, U32, U32)
     packed = program(packed, U32, U32)
-    measure, scale_of, keep = measured(count, plan.lanes), scaler(rule, factor, plan.lanes), keeper(scalars)
+    measure, keep = measured(count, plan.lanes), keeper(variant.scalars)
+    scale_of = scaler(rule, variant.factor, plan.lanes)
 
     def run(x_at, codes_at, high_at, scales_at, table_at, refused_at, n):  # type: ignore[no-untyped-def]
         shared = cuda.shared.array(0, float32)

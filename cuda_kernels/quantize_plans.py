@@ -31,8 +31,9 @@ __all__ = [
     "ROOT",
     "Narrow",
     "Plan",
+    "Variant",
     "View",
-    "factor",
+    "factor_of",
     "mixed",
     "narrow_of",
     "pieces_of",
@@ -150,6 +151,47 @@ class Plan:
         return np.asarray(sum((lanes >> q & 1) << bit for q, bit in enumerate(view.lanes) if bit >= 0) + 0 * lanes)
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What a fast kernel is a function of.
+
+    Attributes
+    ----------
+    plan : Plan
+    levels : tuple
+        The pairs of chunks of `quantize_programs.mix`, level by level.
+    rounds : int
+        1 or 2.
+    factor : float
+        `factor_of` the rotation.
+    pieces : tuple
+        `pieces_of` the codebook.
+    bits : int
+        1 to 4.
+    in_planes : bool
+        3 bits as two planes, `layout.Form.planes`.
+    source, scalars : str
+        The dtype of x, and that of the stored scale: "float32", "float16" or "bfloat16".
+    rule : int
+        Number of the scale rule in `turboquant_ref.mse.SCALES`.
+    warps, registers : int
+        Of a block, and of a thread at most.
+    """
+
+    plan: Plan
+    levels: tuple[Any, ...]
+    rounds: int
+    factor: float
+    pieces: tuple[tuple[float, float, float], ...]
+    bits: int
+    in_planes: bool
+    source: str
+    scalars: str
+    rule: int
+    warps: int
+    registers: int
+
+
 def plan_of(d: int, most: int = 96) -> Plan | None:
     """The plan of a dimension; None where it would take more than `most` registers, or too few coordinates."""
     k = (d & -d).bit_length() - 1
@@ -244,7 +286,7 @@ def plane_table(plan: Plan, rotation: Structured) -> NDArray[np.float32]:
     return np.asarray(table, dtype=np.float32)
 
 
-def factor(plan: Plan, rotation: Structured) -> float:
+def factor_of(plan: Plan, rotation: Structured) -> float:
     """What the last coordinates are too large by: all powers of 2^(-1/2) that were left out."""
     weights = mixed(rotation.levels, [0] * plan.m)
     return ROOT ** (rotation.rounds * (plan.k + min(weights)))

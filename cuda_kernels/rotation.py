@@ -19,7 +19,7 @@ from turboquant_ref.generator import seed_of
 from turboquant_ref.rotation import Dense, Kind, Rotation, Structured, haar, setup, structured
 
 from . import _launch
-from .vectors import Rows, as_rows, device, launch, plain, result, sizes
+from .vectors import Rows, as_rows, device, home_of, launch, plain, result, sizes
 
 __all__ = [
     "Dense",
@@ -63,7 +63,7 @@ def fwht(x: Any) -> Any:
     """
     if not _launch.on_device(x) and not isinstance(x, np.ndarray):
         raise TypeError(f"x must be an array of int64, float32 or float64, got a {type(x).__name__}")
-    home, shape = _launch.home_of(x), sizes(x)
+    home, shape = home_of(x), sizes(x)
     n = shape[-1] if shape else 0
     dtype = _launch.name_of(x)
     if dtype not in ("int64", "float32", "float64"):

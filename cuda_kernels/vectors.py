@@ -15,6 +15,7 @@ import numpy as np
 from turboquant_ref import vectors as reference
 
 from . import _launch
+from ._homes import _HOMES
 from .layout import to_host
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "as_rows",
     "check_device",
     "device",
+    "home_of",
     "launch",
     "norm_and_unit",
     "of_code",
@@ -102,7 +104,7 @@ def as_rows(x: Any, d: int | None = None, name: str = "x", home: _launch.Home | 
     """
     if _launch.on_device(x):
         check_device(x, d, name)
-        home = home or _launch.home_of(x)
+        home = home or home_of(x)
         array = home.take(x)
         if _launch.name_of(array) in ("float16", "bfloat16"):
             array = home.as_float32(array)
@@ -111,7 +113,7 @@ def as_rows(x: Any, d: int | None = None, name: str = "x", home: _launch.Home | 
     else:
         if type(x).__module__.partition(".")[0] == "torch":
             x = x.numpy()
-        home = home or _launch.home_of()
+        home = home or home_of()
         array = device(reference.as_rows(x, d, name), home)
     shape = sizes(array)
     return Rows(shape[:-1], home, _launch.name_of(array), array.reshape((int(np.prod(shape[:-1])), shape[-1])))
@@ -121,7 +123,7 @@ def of_code(code: Any, scalar: str, *others: Any) -> tuple[Rows, dict[str, Any]]
     """The arrays of a code by name, on the device: numbers (n, k), scalars (n,), where they or `others` live."""
     arrays = {name: value for name, value in vars(code).items() if name != "fingerprint"}
     shape = sizes(arrays[scalar])
-    home = _launch.home_of(*arrays.values(), *others)
+    home = home_of(*arrays.values(), *others)
     rows = Rows(shape, home, _launch.name_of(arrays[scalar]))
     return rows, {
         name: home.take(a).reshape((rows.n, *sizes(a)[len(shape) :])) for name, a in arrays.items()
@@ -158,6 +160,32 @@ def plain() -> ModuleType:
     from . import quantize_plain
 
     return quantize_plain
+
+
+class _ViaNumba(_launch.Home):
+    """JAX's arrays, which nobody may write to: read in place, worked on in Numba's, given back as a device's copy."""
+
+    def take(self, a: Any) -> Any:
+        if hasattr(a, "block_until_ready"):
+            a = (a.astype("float32") if _launch.name_of(a) == "bfloat16" else a).block_until_ready()
+        return super().take(a)
+
+    def give(self, a: Any) -> Any:
+        from cuda.bindings import driver
+
+        out = _JAX.empty(sizes(a), _launch.name_of(a))
+        if a.size:
+            driver.cuMemcpyDtoD(_launch.address(out), _launch.address(a), a.nbytes)
+        return _JAX.give(out)
+
+
+_JAX, _VIA_NUMBA = _HOMES["jax"], _ViaNumba()
+
+
+def home_of(*arrays: Any) -> _launch.Home:
+    """The home of a call's arrays: that of the first which lives on the device, NumPy if none does."""
+    home = _launch.home_of(*arrays)
+    return _VIA_NUMBA if home is _JAX else home
 
 
 class Flag:

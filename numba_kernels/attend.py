@@ -45,7 +45,7 @@ LN_2_HIGH, LN_2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 def power_and_rest(x: Any) -> Any:
     """2^n and e^r - 1 with x = n ln 2 + r, |r| <= ln 2 / 2, for -87 <= x <= 0.
 
-    Taylor's sum up to r^7 / 7!; what is left out is below 5.3e-9.
+    Taylor's sum up to r^7 / 7!; what is left out is below 5.5e-9.
     """
     n = simd.round_even(x * simd.f32x16(LOG2_E))
     r = simd.fma(n, simd.f32x16(-LN_2_LOW), simd.fma(n, simd.f32x16(-LN_2_HIGH), x))
@@ -62,7 +62,11 @@ def power_and_rest(x: Any) -> Any:
 
 @inlined
 def exp(x: Any) -> Any:
-    """e^x for x <= 0: within 2^-22 of it relatively, or 0 below -87; e^0 is 1."""
+    """e^x for x <= 0: within 3 2^-24 of it relatively, or 0 below -87; e^0 is 1.
+
+    In units of 2^-24: the rounding of the result 1, that of e^r - 1 0.41, of its inner terms 0.1, the two of r 0.71,
+    what Taylor's sum leaves out 0.13; together below 2.4.
+    """
     low = simd.f32x16(LOWEST)
     power, rest = power_and_rest(simd.maximum(x, low))
     return simd.select(x < low, simd.f32x16(np.float32(0)), simd.fma(power, rest, power))

@@ -7,7 +7,7 @@ grow with the number of keys.
 Two precisions, by name:
 
 exact   float32 centroids and queries: the reference up to the rounding of float32 sums. e^x is a polynomial, within
-        2^-22 of it relatively
+        3 2^-24 of it relatively
 int8    the same, but in the logits: the centroids of the keys are rounded to 255 levels, and each query (rotated, and
         for a sketch sketched) to 255 of its own. With c_i the centroids and q_i that query, C and A their largest
         magnitudes, <q, c> is off by at most (C sum |q_i| + A sum |c_i|) / 254 + d C A / 254^2 besides. The sums are of
@@ -181,31 +181,31 @@ def _interval(
     return np.stack([first, np.maximum(stop, first)])
 
 
-def _in_items(call: _Call, chunk: int, blocks: int, run: Any) -> int:
-    """Call ``run(cut, begin, end)`` over all items of work; how many chunks a head has."""
+def _cut(call: _Call, chunk: int, blocks: int) -> tuple[int, int, int]:
+    """Groups of rows and chunks of keys of a head, and blocks of a chunk."""
     length = -(-chunk // LANES)
-    chunks = -(-blocks // length)
-    cut = (call.tiles, chunks, length)
-    each = call.size * min(chunk, max(1, call.n))
-    in_parts(lambda begin, end: run(cut, begin, end), call.heads * call.tiles * chunks, -(-_ENOUGH // each))
-    return chunks
+    return call.tiles, -(-blocks // length), length
+
+
+def _each(call: _Call, cut: tuple[int, int, int], run: Any) -> None:
+    """Call ``run(begin, end)`` over all items of work, in parallel where that pays; see `attend.attend_items`."""
+    tiles, chunks, length = cut
+    work = call.size * min(length * LANES, max(1, call.n))
+    in_parts(run, call.heads * tiles * chunks, -(-_ENOUGH // work))
 
 
 def _fused(call: _Call, keys: Side, values: Side, chunk: int) -> Partial:
     """Attention by the kernels, float32."""
     k, v, queries = keys.arguments(call.precision), values.arguments("exact"), call.for_kernels(keys)
     blocks = keys.codes.shape[1]
-    items = call.heads * call.tiles * -(-blocks // -(-chunk // LANES))
+    cut = _cut(call, chunk, blocks)
+    groups, chunks = call.heads * call.tiles, cut[1]
     shapes = ((), (), *((width,) for width in values.widths))
-    out = tuple(np.empty((items, call.size, *shape), np.float32) for shape in shapes)
+    out = tuple(np.empty((groups * chunks, call.size, *shape), np.float32) for shape in shapes)
     marks = (call.group, (0,) * min(4, call.size), *keys.bits, *values.bits)
     shaping = call.shaping(blocks * LANES)
-
-    def run(cut: Any, begin: int, end: int) -> None:
-        attend_items(marks, k, v, queries, shaping, cut, out, begin, end)
-
-    chunks = _in_items(call, chunk, blocks, run)
-    top, total, sums, sign_sums = (x.reshape(call.heads * call.tiles, chunks, *x.shape[1:]) for x in out)
+    _each(call, cut, lambda begin, end: attend_items(marks, k, v, queries, shaping, cut, out, begin, end))
+    top, total, sums, sign_sums = (x.reshape(groups, chunks, *x.shape[1:]) for x in out)
     best = top.max(axis=1, initial=-np.inf)
     factors = np.exp(top - np.where(np.isneginf(best), 0, best)[:, None])
     total = (total * factors).sum(axis=1)
@@ -216,8 +216,8 @@ def _fused(call: _Call, keys: Side, values: Side, chunk: int) -> Partial:
 def _fused_logits(call: _Call, keys: Side) -> Reals:
     k, queries, blocks = keys.arguments(call.precision), call.for_kernels(keys), keys.codes.shape[1]
     out = np.empty((call.heads * call.tiles, call.size, blocks * LANES), np.float32)
-    marks, shaping = (call.group, *keys.bits), call.shaping(blocks * LANES)
-    _in_items(call, CHUNK, blocks, lambda *part: logits_items(marks, k, queries, shaping, part[0], out, *part[1:]))
+    marks, shaping, cut = (call.group, *keys.bits), call.shaping(blocks * LANES), _cut(call, CHUNK, blocks)
+    _each(call, cut, lambda begin, end: logits_items(marks, k, queries, shaping, cut, out, begin, end))
     return call.from_tiles(out)[..., : call.n]
 
 
@@ -238,7 +238,19 @@ def _decoded_sums(call: _Call, w: Reals, values: Side) -> Reals:
     return values.original(call.ungrouped(main), call.ungrouped(signs))
 
 
-def logits(Q: Any, q: ArrayLike, keys: Any, **options: Any) -> Reals:
+def logits(
+    Q: Any,
+    q: ArrayLike,
+    keys: Any,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    positions: ArrayLike | None = None,
+    precision: str = "exact",
+) -> Reals:
     """softcap(scale <q, k~>) + mask for every query and key: `turboquant_ref.attention.logits`.
 
     Parameters
@@ -261,7 +273,7 @@ def logits(Q: Any, q: ArrayLike, keys: Any, **options: Any) -> Reals:
         For an algorithm without a kernel, shapes that do not fit, or a code of another quantizer.
     """
     side = side_of(Q, keys, "keys")
-    call = _Call(q, Q.d, side.shape, **options)
+    call = _Call(q, Q.d, side.shape, scale, softcap, mask, causal, window, positions, precision)
     dtype = np.result_type(call.rows, side.weights)
     if dtype == np.float32:
         return _fused_logits(call, side)
@@ -282,34 +294,58 @@ def attend(Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, **options: An
     -------
     (*batch, heads, n_queries, d_v) array; 0 for a query that sees no key
     """
-    return attend_blocks(Qk, Qv, q, keys, values, CHUNK, **options)
+    return attend_blocks(Qk, Qv, q, keys, values, **options)
 
 
 def attend_blocks(
-    Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, block: int = CHUNK, **options: Any
+    Qk: Any,
+    Qv: Any,
+    q: ArrayLike,
+    keys: Any,
+    values: Any,
+    block: int = CHUNK,
+    mask: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
+    **options: Any,
 ) -> Reals:
-    """`attend`, with so many keys, rounded up to 16, in one item of work: what threads share, and what is merged."""
+    """`attend`, with so many keys, rounded up to 16, in an item of work: what threads share out, and what is merged."""
+    options |= {"mask": mask, "positions": positions}
     return _attention(Qk, Qv, q, keys, values, check_integer(block, "block", 1), options).output
 
 
-def partial(Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, **options: Any) -> Partial:
+def partial(
+    Qk: Any,
+    Qv: Any,
+    q: ArrayLike,
+    keys: Any,
+    values: Any,
+    *,
+    scale: float | None = None,
+    softcap: float | None = None,
+    mask: ArrayLike | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    positions: ArrayLike | None = None,
+    added: Reals | None = None,
+    precision: str = "exact",
+) -> Partial:
     """Attention over one block of a cache, of codes or of vectors as they are: `turboquant_ref.attention.partial`.
 
     Parameters
     ----------
     Qk, Qv : quantizers of the keys and of the values, each None where they are vectors
-    q, options
+    q, scale, softcap, mask, causal, window, positions, precision
         As in `logits`; position 0 is that of the first key of the block.
     keys, values : Prepared, Packed or code of shape (*batch, kv_heads, n_keys), or vectors (…, n_keys, d)
     added : broadcastable to (*batch, heads, n_queries, n_keys), optional
         Added to <q, k~> before the scale.
     """
+    options = {"scale": scale, "softcap": softcap, "mask": mask, "causal": causal, "window": window}
+    options |= {"positions": positions, "added": added, "precision": precision}
     return _attention(Qk, Qv, q, keys, values, CHUNK, options)
 
 
-def _attention(
-    Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, chunk: int, options: dict[str, Any]
-) -> Partial:
+def _attention(Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, chunk: int, options: dict[str, Any]) -> Partial:
     k = None if Qk is None else side_of(Qk, keys, "keys")
     v = None if Qv is None else side_of(Qv, values, "values")
     shapes = [np.shape(x)[:-1] if side is None else side.shape for side, x in ((k, keys), (v, values))]
@@ -320,16 +356,20 @@ def _attention(
     if k is not None and v is not None and dtype == np.float32:
         return _fused(call, k, v, chunk)
     if k is None:
-        vectors = as_rows(keys, name="keys").reshape(call.heads, call.n, -1)
-        scores = call.grouped(call.rows) @ vectors.swapaxes(-1, -2)
+        scores = call.grouped(call.rows) @ _vectors(keys, "keys", call).swapaxes(-1, -2)
     else:
         scores = _decoded_scores(call, k, dtype)
     s = call.wide_logits(scores)
     top = s.max(axis=-1, initial=-math.inf)
     e = np.exp(s - np.where(np.isneginf(top), 0, top)[..., None])
     if v is None:
-        vectors = as_rows(values, name="values").reshape(call.heads, call.n, -1)
-        sums = call.ungrouped(call.grouped(e) @ vectors)
+        sums = call.ungrouped(call.grouped(e) @ _vectors(values, "values", call))
     else:
         sums = _decoded_sums(call, call.grouped(e), v)
     return Partial(top, e.sum(axis=-1), sums)
+
+
+def _vectors(x: ArrayLike, name: str, call: _Call) -> Reals:
+    """Keys or values as they are, (kv heads, n, d)."""
+    rows = as_rows(x, name=name)
+    return rows.reshape(call.heads, call.n, rows.shape[-1])

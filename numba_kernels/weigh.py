@@ -21,6 +21,7 @@ from .simd import F
 
 __all__ = ["add_row", "put_row", "row", "weigh"]
 
+
 def row(queries: Any, a: Any, i: Any) -> Any:
     """The vector a[i + 16 q …] of query q, for each of a tuple of integers, whose values mean nothing."""
     return tuple(simd.load(a, i + LANES * q) for q in range(len(queries)))

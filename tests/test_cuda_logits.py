@@ -274,10 +274,12 @@ def test_what_is_refused() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("d", [64, 128, 256])
-@pytest.mark.parametrize(("algorithm", "bits"), [("mse", 2), ("mse", 3), ("mse", 4), ("prod", 3), ("prod", 4)])
-@pytest.mark.parametrize(("group", "n"), [(1, 64), (1, 1003), (2, 500), (4, 4096), (8, 130), (11, 77)])
-@pytest.mark.parametrize("scalars", ["float16", "float32"])
+@pytest.mark.parametrize(("d", "algorithm", "bits", "group", "n", "scalars"), [
+    (64, "mse", 2, 1, 64, "float16"), (64, "mse", 3, 2, 1003, "float32"), (64, "prod", 4, 8, 130, "float16"),
+    (128, "mse", 4, 1, 1003, "float32"), (128, "mse", 4, 4, 4096, "float16"), (128, "mse", 3, 1, 500, "float16"),
+    (128, "mse", 2, 8, 777, "float32"), (128, "prod", 4, 1, 4096, "float16"), (128, "prod", 3, 11, 77, "float32"),
+    (256, "mse", 3, 1, 500, "float32"), (256, "mse", 4, 11, 77, "float16"), (256, "prod", 2, 4, 64, "float32"),
+])  # fmt: skip
 def test_the_fast_kernel(d: int, algorithm: str, bits: int, group: int, n: int, scalars: str) -> None:
     module = getattr(tq, algorithm)
     Q = module.setup(d=d, bits=bits, rng=bits)

@@ -117,11 +117,11 @@ def expected(
     """Logits and outputs in float64, and the most that each of a kernel's may be from it; `add` is the mask.
 
     A logit: two roundings each for scale, cap and mask, 2^-21 for tanh, whose slope is at most 1.  A weight
-    e^(s - top): the errors of s and top, the rounding of their difference, 2^-22 for `exp`; and the same again for each
-    larger top, at most one a tile and one a chunk, whose differences add up to at most the largest.  Below
-    e^-87 it may be 0.  A sum over keys: a chain of at most n/16 in each lane, four sums of lanes, at most n/16 chunks,
-    and a few factors.  For a ratio a/t, |a'/t' - a/t| <= (|a' - a| + |a/t| |t' - t|) / t'; nothing is said where t may
-    be off by half.
+    e^(s - top): the errors of s and top, the rounding of their difference, less than 2^-22 for `exp`; and the same
+    again for each larger top, at most one a tile and one a chunk, whose differences add up to at most the largest.
+    Below e^-87 it may be 0.  A sum over keys: a chain of at most n/16 in each lane, four sums of lanes, at most n/16
+    chunks, and a few factors.  For a ratio a/t, |a'/t' - a/t| <= (|a' - a| + |a/t| |t' - t|) / t'; nothing is said
+    where t may be off by half.
     """
     group = q.shape[-3] // reference.batch_shape(k)[-2]
     index = (*(slice(None),) * (q.ndim - 3), np.repeat(np.arange(reference.batch_shape(k)[-2]), group))
@@ -267,7 +267,7 @@ def _of_each(x, exps, tanhs):
 
 def test_exp_and_tanh():
     """Against float64 on every 97th float32 of [-87, 0) and [2^-40, 40), and at the ends."""
-    step = 97 if JIT else 400_009
+    step = 97 if JIT else 40_009
     bits = np.arange(0, np.float32(87).view(np.uint32) + 1, step, dtype=np.uint32)
     x = -np.concatenate([bits, np.array([0, 87.0], np.float32).view(np.uint32)]).view(np.float32)
     x = np.concatenate([x, np.zeros(-x.size % 16, np.float32)])
@@ -275,7 +275,7 @@ def test_exp_and_tanh():
     _of_each(x, found, tanhs)
     exact = np.exp(x.astype(float))
     error, tanh_error = np.abs(found / exact - 1), np.abs(tanhs - np.tanh(x.astype(float)))
-    assert error.max() <= 2.0**-22
+    assert error.max() <= 3 * 2.0**-24
     assert found[x == 0].tolist() == [1.0] * int((x == 0).sum())
     normal_range = np.abs(x) >= 2.0**-126
     assert (tanh_error <= 2.0**-21 * np.abs(np.tanh(x.astype(float))))[normal_range].all()
@@ -355,9 +355,9 @@ def test_far_from_one(size):
 
 @pytest.mark.parametrize("kinds", [("mse 4", "mse 4"), ("none", "mse 4"), ("mse 4", "none")])
 def test_a_cache_runs_on_it_unchanged(kinds):
-    """The same bytes on both backends give the same output: rounding apart, which is some 1e-6 of it here.
+    """The same bytes on both backends give the same output but for rounding.
 
-    10^-4 is 40 times the largest difference seen, and a thousandth of what one token more or less makes.
+    Allowed is 1e-4; the largest difference seen is 4.2e-7, and one token more or less makes 0.8.
     """
     Qk, Qv = (None if kind == "none" else quantizer(kind, 32, 1) for kind in kinds)
     k, v, q = normal(2, 3, 70, 32), normal(2, 3, 70, 32, seed=1), normal(2, 6, 2, 32, seed=2)

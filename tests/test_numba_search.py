@@ -11,9 +11,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
 from _boxes import gamma, rotation_error
+from numba import config
 
 import numba_kernels as nk
 from numba_kernels import arrange, layout, search
@@ -22,7 +23,7 @@ from turboquant_ref.search import METRICS, Index
 from turboquant_ref.vectors import norm_and_unit
 
 D = 45
-SHRINK = 8 if numba.config.DISABLE_JIT else 1  # kernels run as plain Python then
+SHRINK = 8 if config.DISABLE_JIT else 1  # kernels run as plain Python then
 MAKE = {
     **{f"mse {b}": (lambda b=b: mse.setup(D, b, b, "structured")) for b in (1, 2, 3, 4, 6)},
     "mse unbiased": lambda: mse.setup(D, 4, 3, scale="unbiased"),
@@ -209,7 +210,7 @@ def test_threads_and_chunks_change_nothing(precision, monkeypatch) -> None:
     n_codes = 1000 // SHRINK
     x = rows(n_codes, 1)[
         np.random.default_rng(0).integers(0, n_codes // 5, n_codes)
-    ]  # every code five times: ties in all parts
+    ]  # codes five times: ties in all parts
     prepared = layout.prepare(Q, mse.encode(Q, x))
     for n in (1, 25):
         nk.set_threads(1)

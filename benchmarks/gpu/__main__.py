@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import platform
 import sys
+import traceback
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 SECTIONS = ("ceilings", "logits", "attention", "quantize")
 """Each is a module of this package with ``run() -> dict``, which prints its table as it goes."""
 
-PACKAGES = ("turboquant-ref", "numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "jax", "cupy-cuda13x", "triton")
+PACKAGES = ("numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "jax", "cupy-cuda13x", "triton")
 PEERS = ("turbo-attn",)
 
 
@@ -22,7 +24,9 @@ def environment() -> dict[str, Any]:
     """The device and the versions of what ran."""
     import torch
 
-    versions = {}
+    import turboquant_ref
+
+    versions: dict[str, str | None] = {"turboquant-ref": turboquant_ref.__version__}
     for name in PACKAGES + PEERS:
         try:
             versions[name] = metadata.version(name)
@@ -41,6 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def main() -> None:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the memory
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--out", type=Path, help="JSON file for the results")
@@ -49,9 +54,15 @@ def main() -> None:
     print(json.dumps(results["environment"], indent=1), flush=True)
     for name in options.sections:
         print(f"\n== {name}", flush=True)
-        results[name] = importlib.import_module(f"{__package__}.{name}").run()
-        if options.out:  # after each section: what was measured stays, whatever comes after
+        try:
+            results[name] = importlib.import_module(f"{__package__}.{name}").run()
+        except Exception as error:  # what was measured stays, and the other sections go on
+            traceback.print_exc()
+            results[name] = {"failed": repr(error)}
+        if options.out:
             options.out.write_text(json.dumps(results, indent=1) + "\n")
+    if any("failed" in results[name] for name in options.sections):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

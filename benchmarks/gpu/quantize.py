@@ -8,17 +8,18 @@ one, and how far from a boundary those coordinates are. The paper's times are th
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 
 import turboquant_ref as tq
-from cuda_kernels import quantize, rotation
+from cuda_kernels import mse, quantize, rotation
 from cuda_kernels.layout import join, to_host
 from turboquant_ref import codebook as codebooks
 
 from . import ceilings
-from .attention import microseconds
+from .attention import graph_of, microseconds
 
 CASES = [
     # d, vectors, bits, rounds, dtype of x, of the scales, rule
@@ -93,6 +94,26 @@ def check(Q: tq.mse.Quantizer, x: Any, call: quantize.Call) -> dict[str, float]:
     }
 
 
+def launches() -> dict[str, float]:
+    """Host microseconds a call for 1024 vectors, 200 in a row: encode (it waits), the prepared call, a graph."""
+    import torch
+
+    Q, x = quantizer(128, 4, 2, "norm"), vectors(1024, 128, "float32")
+    call = quantize.prepared_call(Q, x)
+    assert call is not None
+    times = {}
+    for name, work in (("encode", lambda: mse.encode(Q, x)), ("call", call), ("graph", graph_of(call))):
+        for _ in range(20):
+            work()
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(200):
+            work()
+        times[name] = (time.perf_counter() - start) / 200 * 1e6
+        torch.cuda.synchronize()
+    return times
+
+
 def run() -> dict[str, Any]:
     """Measure and print."""
     import torch
@@ -123,4 +144,6 @@ def run() -> dict[str, Any]:
         )
         del x, call
         torch.cuda.empty_cache()
-    return {"cases": results}
+    host = launches()
+    print("host us a call, 1024 vectors: " + ", ".join(f"{name} {us:.1f}" for name, us in host.items()))
+    return {"cases": results, "host_us": host}

@@ -14,8 +14,8 @@ at 2 and 1.  The frontier, in stored bits a coordinate of codes and scales alone
     k42pre-v2   2.625  2.44        k43pre-v32  3.25   3.0
                                    k4pre-v3    3.75   3.625
 
-A window of 128 adds (16 - b) 132 / n to b bits: 0.4 at n = 4096 tokens, where 32 or 64 is the better bargain, and 0.05
-at 32768.
+With the sinks, a window of 128 adds (16 - b) 132 / n to b bits: 0.4 at n = 4096 tokens, where a window of 64 is as good a
+bargain, and 0.05 at 32768.
 """
 
 from __future__ import annotations
