@@ -21,9 +21,6 @@ from typing import Any
 CHUNK = 64
 """Keys of one step of a warp."""
 TILES, GROUPS = CHUNK // 16, CHUNK // 32
-POWERS = (1 << 8, 1 << 16, 1 << 24)
-"""Factors that stand for shifts: products have a pipe of their own, while shifts and PRMT share the busiest one. The kernel
-reads them from memory, so that the compiler does not know them."""
 LOWEST = -1e30
 """Stands for -infinity where a difference of two of them must be 0."""
 
@@ -88,7 +85,7 @@ def scalar(o: Any, side: Side, address: Any, offset: int) -> Any:
 
 
 def multiply(
-    o: Any, side: Side, tables: list[Any], words: list[Any], columns: list[Any], totals: Any, powers: list[Any]
+    o: Any, side: Side, tables: list[Any], words: list[Any], columns: list[Any], totals: Any
 ) -> Any:
     """totals + codebook[indices] times each of `columns`, for both planes: totals[column, plane] of 4 registers.
 
@@ -98,10 +95,10 @@ def multiply(
     flipped and adding both products gives the entry, once the tables are corrected by the other's -1 (`tables.signed`).
     """
     kind = o.mma_s8 if totals["kind"] == "s8" else o.mma_s8u8
-    selectors = _quarters(o, words, powers, totals["kind"])
+    selectors = _quarters(o, words, totals["kind"])
     flipped = []
     if side.index_bits == 4:
-        flipped = _quarters(o, [o.xor(w, 0x88888888) for w in words], powers, totals["kind"])
+        flipped = _quarters(o, [o.xor(w, 0x88888888) for w in words], totals["kind"])
     n = len(tables) // 2
     for plane in range(2):
         words = tables[plane * n : plane * n + n]
@@ -116,10 +113,10 @@ def _zero(columns: int, kind: str) -> dict[Any, Any]:
     return {"kind": kind, **{(c, p): [0, 0, 0, 0] for c in range(columns) for p in range(2)}}
 
 
-def number(o: Any, totals: Any, c: int, r: int, powers: list[Any]) -> Any:
+def number(o: Any, totals: Any, c: int, r: int) -> Any:
     """Row g + 8 r of query t: (256 hi + lo) of both codebook planes, as float; the last 8 bits of the lower are cut."""
-    high, low = (o.multiply_add(totals[c, p][2 * r], powers[0], totals[c, p][2 * r + 1]) for p in range(2))
-    return o.float_(o.multiply_add_high(low, powers[2], high))
+    high, low = (o.add(o.left(totals[c, p][2 * r], 8), totals[c, p][2 * r + 1]) for p in range(2))
+    return o.float_(o.add(high, o.right_signed(low, 8)))
 
 
 # ------------------------------------------------------------------------------------------------------------ scores
@@ -162,9 +159,8 @@ def key_selectors(o: Any, side: Side, words: list[Any], bits: list[Any], s: int)
 
 
 def scores(
-    o: Any, side: Side, regions: list[Any], lane: Any, queries: list[Any], tables: list[Any], scales: list[Any],
-    powers: list[Any],
-) -> list[Any]:  # fmt: skip
+    o: Any, side: Side, regions: list[Any], lane: Any, queries: list[Any], tables: list[Any], scales: list[Any]
+) -> list[Any]:
     """Logits, in units of log 2, of the chunk's keys: score 8 c + 2 j + r is of key 16 j + 8 r + g and query 4 c + t.
 
     `queries` holds for each column group c the 2 d/32 registers of the rotated query (prod: and as many of the sketched
@@ -184,10 +180,10 @@ def scores(
             chosen = [key_selectors(o, side, *row, s) for row in rows]
             width = len(queries) // columns
             at = [queries[c * width + 2 * s : c * width + 2 * s + 2] for c in range(columns)]
-            multiply(o, side, tables, [x for x, _ in chosen], at, totals, powers)
+            multiply(o, side, tables, [x for x, _ in chosen], at, totals)
             if side.prod:
                 at = [queries[c * width + 2 * (steps + s) : c * width + 2 * (steps + s) + 2] for c in range(columns)]
-                a = [o.permute(0x80808080, 0x80808080, x) for x in _quarters(o, [x for _, x in chosen], powers, "s8")]
+                a = [o.permute(0x80808080, 0x80808080, x) for x in _quarters(o, [x for _, x in chosen], "s8")]
                 for c in range(columns):
                     signs[c, 0] = o.mma_s8(a, at[c], signs[c, 0])
         width = 2 if side.half else 4
@@ -195,10 +191,10 @@ def scores(
             row = 16 * j + 8 * r
             norm = scalar(o, side, norms, row * width)
             for c in range(columns):
-                value = o.fmul(number(o, totals, c, r, powers), scales[per * c])
+                value = o.fmul(number(o, totals, c, r), scales[per * c])
                 if side.prod:
                     y = signs[c, 0]
-                    sketch = o.float_(o.multiply_add(y[2 * r], powers[0], y[2 * r + 1]))
+                    sketch = o.float_(o.add(o.left(y[2 * r], 8), y[2 * r + 1]))
                     sketch = o.fma(sketch, scales[per * c + 1], scales[per * c + 2])
                     residual = scalar(o, side, residuals[0], row * width) if residuals else None
                     value = o.fma(sketch, residual, value) if residuals else o.fadd(value, sketch)
@@ -206,12 +202,12 @@ def scores(
     return out
 
 
-def _quarters(o: Any, words: list[Any], powers: list[Any], kind: str) -> list[Any]:
+def _quarters(o: Any, words: list[Any], kind: str) -> list[Any]:
     """PRMT reads the low 4 nibbles of a word: those, and the upper ones, in the order of the A operand's registers.
 
     Of keys the upper nibbles are later coordinates (k + 16), of values they are another row's (g + 8).
     """
-    upper = [o.multiply_high(w, powers[1]) for w in words]
+    upper = [o.right(w, 16) for w in words]
     return [*words, *upper] if kind == "s8" else [words[0], upper[0], words[1], upper[1]]
 
 
@@ -332,7 +328,7 @@ def value_dimensions(side: Side) -> list[int]:
 
 def sums(
     o: Any, side: Side, regions: list[Any], lane: Any, tables: list[Any], columns: list[list[Any]], shrink: list[Any],
-    unit: list[Any], sums: list[Any], powers: list[Any],
+    unit: list[Any], sums: list[Any],
 ) -> list[Any]:  # fmt: skip
     """sums * shrink + codes of the chunk's values times its weights, for each column group: d/8 registers each.
 
@@ -365,11 +361,11 @@ def sums(
                 for G in range(GROUPS):
                     w = first + word
                     x = [_index(o, side, S[G][half][word], T and T[G][half], w, p, g) for half in range(2)]
-                    multiply(o, side, tables, x, [columns[c][2 * G : 2 * G + 2] for c in range(n)], totals, powers)
+                    multiply(o, side, tables, x, [columns[c][2 * G : 2 * G + 2] for c in range(n)], totals)
                 for c in range(n):
                     for r in range(2):
                         at = c * width + 2 * m + r
-                        out[at] = o.fma(number(o, totals, c, r, powers), unit[c], o.fmul(sums[at], shrink[c]))
+                        out[at] = o.fma(number(o, totals, c, r), unit[c], o.fmul(sums[at], shrink[c]))
                 m += 1
     return out
 

@@ -29,8 +29,6 @@ class Launch:
         Of a block, and of a kv head.
     resident : int
         Blocks that share a multiprocessor.
-    registers : int, optional
-        Most registers of a thread.
     """
 
     queries: int
@@ -39,7 +37,6 @@ class Launch:
     warps: int
     blocks: int
     resident: int
-    registers: int | None = None
 
 
 def best_launch(p: Problem) -> Launch:
@@ -107,7 +104,7 @@ class Fixed:
         )  # fmt: skip
         kernel = _launch.compiled(
             fast.logits_kernel, *constants, *half, x.residual, x.page, x.early,
-            dynamic=max(x.shared, room_of(launch.resident)), registers=launch.registers,
+            dynamic=max(x.shared, room_of(launch.resident)),
         )  # fmt: skip
         self.registers = kernel.registers
         arrays = (keys.codes, keys.high, keys.scales, keys.residuals, out, self._operands, self._factors, self._sums)

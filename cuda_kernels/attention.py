@@ -447,7 +447,7 @@ def fix(
     if len(call.kv_shape) != 3 or not _is_fast(call, _launch.name_of(q)):
         raise ValueError(
             "q, keys, values: a fixed call takes q (batch, heads, n_queries, d) of float32, float16 or bfloat16 with d "
-            "of 64, 128 or 256, and mse or prod keys and mse values of 2 to 4 bits with float16 or float32 scalars; got "
+            "of 64, 128 or 256, mse or prod keys and mse values of 2 to 4 bits, float16 or float32 scalars; got "
             f"{_launch.name_of(q)} {tuple(q.shape)}, {Qk.algorithm} keys and {Qv.algorithm} values"
         )
     home = _launch.home_of(q)

@@ -179,10 +179,8 @@ def attend_kernel(
     # where registers are short the tables are read again at each step, from the nearest cache
     load_key_table, load_value_table = load(n_key_table, 128, not reload), load(n_value_table, 128, not reload)
 
-    load_powers = load(len(programs.POWERS), 128, True)
-
-    def scores_(o, at, lane, query, table, factors, powers):
-        return programs.scores(o, keys, k_regions(at), lane, query, table, factors, powers)
+    def scores_(o, at, lane, query, table, factors):
+        return programs.scores(o, keys, k_regions(at), lane, query, table, factors)
 
     def hide_scores_(o, s, key, first, last):
         out = []
@@ -201,10 +199,10 @@ def attend_kernel(
             out += [*map(o.bits_of, w[:4]), *w[4:]]
         return out
 
-    def sums_(o, at, lane, table, state, before, powers):
+    def sums_(o, at, lane, table, state, before):
         part = [state[state_width * c : state_width * (c + 1)] for c in range(columns)]
         shrink, unit = [o.float_of(p[2]) for p in part], [o.float_of(p[3]) for p in part]
-        return programs.sums(o, values, v_regions(at), lane, table, [p[4:] for p in part], shrink, unit, before, powers)
+        return programs.sums(o, values, v_regions(at), lane, table, [p[4:] for p in part], shrink, unit, before)
 
     def begin_(o):
         return [o.bits_of(LOWEST if i % state_width == 0 else 0.0) for i in range(n_state)]
@@ -232,24 +230,27 @@ def attend_kernel(
 
     wait_all, wait_all_but_one = ptx.copy_wait[0], ptx.copy_wait[1]
     f32, u32, i32 = (lambda n: ptx.group(F32, n)), (lambda n: ptx.group(U32, n)), (lambda n: ptx.group(I32, n))
-    scores = program(scores_, f32(n_scores), u32(4), U32, u32(n_query), u32(n_key_table), f32(n_factor), u32(3))
+    scores = program(scores_, f32(n_scores), u32(4), U32, u32(n_query), u32(n_key_table), f32(n_factor))
     value_scales = program(
         lambda o, at, lane: programs.value_scales(o, values, v_regions(at), lane), f32(8), u32(4), U32
     )
     hide_scores = program(hide_scores_, f32(n_scores), f32(n_scores), I32, i32(columns), i32(columns))
     hide_scales = program(hide_scales_, f32(8), f32(8), I32, I32)
     weights = program(weights_, u32(n_state), U32, f32(n_scores), f32(8), u32(n_state))
-    sums = program(sums_, f32(n_sums), u32(4), U32, u32(n_value_table), u32(n_state), f32(n_sums), u32(3))
+    sums = program(sums_, f32(n_sums), u32(4), U32, u32(n_value_table), u32(n_state), f32(n_sums))
     begin = program(begin_, u32(n_state))
     nothing = program(lambda o: [o._f(0.0)] * n_sums, f32(n_sums))
     end = program(end_, f32(2 * columns), u32(n_state))
     spill = program(spill_, types.void, U32, f32(n_sums))
     spill_state = program(spill_state_, types.void, U32, f32(2 * columns))
+    # of 32 bits: those of 64 are calls
+    quotient = program(lambda o, a, b: o.quotient(a, b), U32, U32, U32)
+    remainder = program(lambda o, a, b: o.remainder(a, b), U32, U32, U32)
     extents = program(lambda o, a, b: [a, b][:columns], i32(columns), I32, I32)
 
     @cuda.jit(device=True, forceinline=True)
     def seen(row, n, n_queries, causal, window):
-        position = int32(n - n_queries + row % n_queries)
+        position = int32(n - n_queries + int32(remainder(uint32(row), uint32(n_queries))))
         first = int32(max(position - window + 1, int32(0)))
         return first, int32(min(position + 1, n) if causal else n)
 
@@ -260,9 +261,9 @@ def attend_kernel(
         lane = uint32(cuda.threadIdx.x & 31)
         warp = int32(cuda.threadIdx.x >> 5)
         split, hy, sequence = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
-        blocks = int32(int32(cuda.gridDim.y) // heads)
-        head = int32(hy // blocks)
-        n = ptx.load_i32(lengths + 4 * sequence)
+        blocks = int32(quotient(uint32(cuda.gridDim.y), uint32(heads)))
+        head = int32(quotient(uint32(hy), uint32(blocks)))
+        n = ptx.load_i32(lengths + 4 * sequence) if lengths != 0 else capacity
         start = int32(max(n - n_queries - window + 1, 0) // CHUNK)
         stop = int32((n + CHUNK - 1) // CHUNK)
         c = int32(start + split * per + warp)
@@ -304,7 +305,6 @@ def attend_kernel(
 
         key_table = load_key_table(codebooks + int64(lane) * 4)
         value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
-        powers = load_powers(codebooks + int64(lane) * 4 + 2048)
         if overlap:
             ptx.grid_next()
             ptx.grid_wait()
@@ -312,7 +312,7 @@ def attend_kernel(
         group = int32(sequence * int32(cuda.gridDim.y) + hy)
         query = load_query(operands + (int64(group) * (32 * n_query) + int64(lane)) * 4)
         factor = load_factors(factors + (int64(group) * (4 * n_factor) + int64(t)) * 4)
-        seen_by_all = int32(n - n_queries + 1) if causal else n
+        hidden = int32(n_queries - 1) if causal else int32(0)  # of the last keys, from some queries
         state, total = begin(), nothing()
         while c < last:
             wait_all_but_one()
@@ -320,7 +320,7 @@ def attend_kernel(
             if reload:
                 query = load_query(operands + (int64(group) * (32 * n_query) + int64(lane)) * 4)
                 key_table = load_key_table(codebooks + int64(lane) * 4)
-            s = scores(k_at, lane, query, key_table, factor, powers)
+            s = scores(k_at, lane, query, key_table, factor)
             scales = value_scales(v_at, lane)
             cuda.syncwarp()
             following = int32(c + warps)
@@ -331,8 +331,8 @@ def attend_kernel(
                 else:
                     copy_value_scales(to_v, v_from, v_at, here, following, n, lane, lane, heads, head)
             ptx.copy_commit()
-            if CHUNK * c + CHUNK > seen_by_all or CHUNK * c < n - window:
-                row = int32((int32(cuda.blockIdx.y) % blocks) * rows + int32(t))
+            if CHUNK * (c + 1) > n - hidden or CHUNK * c + window < n:
+                row = int32(int32(remainder(uint32(hy), uint32(blocks))) * rows + int32(t))
                 first0, last0 = seen(row, n, n_queries, causal, window)
                 first1, last1 = seen(int32(row + 4), n, n_queries, causal, window)
                 firsts, lasts = extents(first0, first1), extents(last0, last1)
@@ -344,7 +344,7 @@ def attend_kernel(
             cuda.syncwarp()
             if reload:
                 value_table = load_value_table(codebooks + int64(lane) * 4 + 1024)
-            total = sums(v_at, lane, value_table, state, total, powers)
+            total = sums(v_at, lane, value_table, state, total)
             cuda.syncwarp()
             if following < last:
                 copy_values(to_v, v_from, v_at, here, following, n, lane, swizzled, heads, head)

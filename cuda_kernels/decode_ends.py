@@ -78,6 +78,7 @@ def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) 
     nothing = program(lambda o: [o._f(0.0)] * 4, four)
     joined = program(joined_, ptx.group(F32, per_lane), U32)
     as_integers = program(integers_, ptx.group(I32, per_lane), ptx.group(F32, per_lane), F32)
+    quotient = program(lambda o, a, b: o.quotient(a, b), U32, U32, U32)
     largest = program(largest_, F32, ptx.group(F32, per_lane))
 
     def kernel(queries, turns, operands, factors, heads, n_rows, unit, sketch_unit, sketch_offset):
@@ -91,8 +92,9 @@ def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) 
         at_matrix = turns + 4 * int64(part * length * d + column)
         pieces = load_matrix(at_matrix)  # before anything that it would have to wait for
         hy, sequence = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y)
-        blocks = int32(int32(cuda.gridDim.x) // heads)
-        head, first = int32(hy // blocks), int32(hy % blocks * rows)
+        blocks = int32(quotient(uint32(cuda.gridDim.x), uint32(heads)))
+        head = int32(quotient(uint32(hy), uint32(blocks)))
+        first = int32((hy - head * blocks) * rows)
         group = int64(sequence) * int32(cuda.gridDim.x) + hy
         source = queries + ((int64(sequence) * heads + head) * n_rows + first) * (d * size)
         i = thread
@@ -155,7 +157,7 @@ def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) 
     return kernel, PREPARE
 
 
-COMBINE = (I64,) * 5 + (I32,) * 7 + (F32,)
+COMBINE = (I64,) * 5 + (I32,) * 8 + (F32,)
 
 
 def combine_threads(together: int) -> int:
@@ -172,7 +174,8 @@ def combine_kernel(
     """Join the splits of `together` query rows and turn the sums back; grid (rows / together, heads, sequences).
 
     Arguments: partial results, the matrix Pi, outputs, tops and totals (pairs, if not `whole`), lengths; splits, heads,
-    rows, row blocks, chunks a block, queries, window; the unit of the value codebook.
+    rows, row blocks, chunks a block, queries, window, keys of a sequence where there are no lengths; the unit of the
+    value codebook.
 
     whole : divide by the sum of the weights; else give the sums, and their tops and totals.
     """
@@ -204,9 +207,12 @@ def combine_kernel(
     load = program(load_, numbers, I64)
     dot = program(dot_, each, numbers, U32, each)
     put = program(put_, types.void, U32, each)
+    quotient = program(lambda o, a, b: o.quotient(a, b), U32, U32, U32)
     nothing = program(lambda o: [o._f(0.0)] * together, each)
 
-    def kernel(partial, turn, outputs, tops, lengths, splits, heads, n_rows, blocks, per, n_queries, window, unit):
+    def kernel(
+        partial, turn, outputs, tops, lengths, splits, heads, n_rows, blocks, per, n_queries, window, capacity, unit
+    ):  # fmt: skip
         sums = cuda.shared.array(all_sums, float32)
         vectors = cuda.shared.array(all_rows, float32)
         state = cuda.shared.array(8, float32)
@@ -215,10 +221,10 @@ def combine_kernel(
         column, part = int32(thread % d), int32(thread // d)
         at_matrix = turn + 4 * int64(part * length * d + column)
         matrix = load(at_matrix)
-        n = ptx.load_i32(lengths + 4 * sequence)
+        n = ptx.load_i32(lengths + 4 * sequence) if lengths != 0 else capacity
         start = int32(max(n - n_queries - window + 1, 0) // CHUNK)
         stop = int32((n + CHUNK - 1) // CHUNK)
-        live = int32((stop - start + per - 1) // per)
+        live = int32(quotient(uint32(stop - start + per - 1), uint32(per)))
         group = (int64(sequence) * heads + head) * blocks + first // rows
         source = partial + (group * splits * rows + first % rows) * (4 * row_floats)
         stride = int64(4 * rows * row_floats)

@@ -88,7 +88,6 @@ class Decoder:
         registers: int | None = None, warps: int | None = None,
     ) -> None:  # fmt: skip
         from . import decode, decode_ends
-        from ._decode_programs import POWERS
 
         home = _launch.home_of(q, keys.codes) if home is None else home
         K, V, shift = side_of(keys, Qk.d), side_of(values, Qv.d), page_shift_of(keys)
@@ -112,11 +111,11 @@ class Decoder:
         self.out, self.home = out, home
         factor = (1 / math.sqrt(Qk.d) if scale is None else scale) * LOG2_E
         (k_words, k_unit), (v_words, v_unit) = _codebook(Qk), _codebook(Qv)
-        self.codebooks = _launch.ready().to_device(np.repeat(np.r_[k_words, v_words, np.uint32(POWERS)], 32))
+        self.codebooks = kept(
+            Qk, ("fused codebooks", Qv.fingerprint), lambda: np.repeat(np.r_[k_words, v_words], 32)
+        )
         self.turns = kept(Qk, "fused turns", lambda: _turns(Qk))
         self.turn_back = kept(Qv, "fused turn back", lambda: np.asarray(Qv.rotation.matrix(), np.float32))
-        self.lengths = keys.lengths if paged else _launch.ready().to_device(np.full(batch, capacity, np.int32))
-        self.table = keys.table if paged else self.lengths
         per_factor = 3 if K.prod else 1
         self.operands = home.empty((batch * groups * columns * (d // 16) * (2 if K.prod else 1) * 32,), "int32")
         self.factors = home.empty((batch * groups * columns * per_factor * 4,), "float32")
@@ -126,7 +125,7 @@ class Decoder:
         self.tops = None if whole else home.empty((batch, heads, n_queries, 2), "float32")
         self.arrays = (q, keys, values, out)
         at = address
-        none = at(self.lengths)
+        table, lengths = (at(keys.table), at(keys.lengths)) if paged else (0, 0)
 
         def planes(x: Prepared) -> tuple[int, ...]:
             return at(x.codes), at(x.high) if x.high is not None else at(x.codes), at(x.scales)
@@ -150,19 +149,20 @@ class Decoder:
         self.launches = (
             prepare.fix(
                 (groups, batch, 1), decode_ends.PREPARE_THREADS, at(q), at(self.turns), at(self.operands),
-                at(self.factors), kv_heads, n_rows, factor * k_unit, factor * sketch * 2 / 127, factor * sketch * (256 / 127 - 1),
+                at(self.factors), kv_heads, n_rows, factor * k_unit, factor * sketch * 2 / 127,
+                factor * sketch * (256 / 127 - 1),
             ),
             attend.fix(
                 (self.splits, groups, batch), 32 * warps, *planes(keys),
-                at(keys.residuals) if keys.residuals is not None else none, *planes(values), at(self.operands),
-                at(self.factors), at(self.codebooks), at(self.partial), at(self.table), at(self.lengths), capacity,
+                at(keys.scales if keys.residuals is None else keys.residuals), *planes(values), at(self.operands),
+                at(self.factors), at(self.codebooks), at(self.partial), table, lengths, capacity,
                 int(keys.table.shape[1]) if paged else 0, kv_heads, per, n_queries, int(causal), span,
                 early=overlap,
             ),
             combine.fix(
                 (-(-n_rows // together), kv_heads, batch), decode_ends.combine_threads(together), at(self.partial),
-                at(self.turn_back), at(out), none if whole else at(self.tops), at(self.lengths), self.splits, kv_heads, n_rows, row_blocks, per,
-                n_queries, span, v_unit, early=overlap,
+                at(self.turn_back), at(out), 0 if whole else at(self.tops), lengths, self.splits, kv_heads, n_rows,
+                row_blocks, per, n_queries, span, capacity, v_unit, early=overlap,
             ),
         )  # fmt: skip
 

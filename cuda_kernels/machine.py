@@ -108,15 +108,11 @@ class Emit:
     def add(self, a: Any, b: Any) -> Any:
         return self.b.add(a, self._u(b))
 
-    # products, on another pipe than shifts: by a power of two that the compiler does not know they are shifts there
-    def multiply_high(self, a: Any, b: Any) -> Any:
-        return self._asm("mul.hi.u32 $0, $1, $2;", _I32, "=r,r,r", a, b)
+    def quotient(self, a: Any, b: Any) -> Any:
+        return self.b.udiv(a, b)
 
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self._asm("mad.lo.s32 $0, $1, $2, $3;", _I32, "=r,r,r,r", a, b, c)
-
-    def multiply_add_high(self, a: Any, b: Any, c: Any) -> Any:
-        return self._asm("mad.hi.s32 $0, $1, $2, $3;", _I32, "=r,r,r,r", a, b, c)
+    def remainder(self, a: Any, b: Any) -> Any:
+        return self.b.urem(a, b)
 
     def permute(self, low: Any, high: Any, selector: Any) -> Any:
         values = (self._u(low), self._u(high), self._u(selector))
@@ -259,15 +255,11 @@ class Warp:
     def add(self, a: Any, b: Any) -> Any:
         return self.u(a) + self.u(b)
 
-    def multiply_high(self, a: Any, b: Any) -> Any:
-        return self.u((self.u(a).astype(np.uint64) * self.u(b)) >> np.uint64(32))
+    def quotient(self, a: Any, b: Any) -> Any:
+        return self.u(a) // self.u(b)
 
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self.u(self.u(a).view(np.int32).astype(np.int64) * self.u(b).view(np.int32)) + self.u(c)
-
-    def multiply_add_high(self, a: Any, b: Any, c: Any) -> Any:
-        product = self.u(a).view(np.int32).astype(np.int64) * self.u(b).view(np.int32)
-        return self.u(product >> 32) + self.u(c)
+    def remainder(self, a: Any, b: Any) -> Any:
+        return self.u(a) % self.u(b)
 
     def permute(self, low: Any, high: Any, selector: Any) -> Any:
         pool = np.stack([self.u(low), self.u(high)], axis=1).view(np.uint8)

@@ -1,8 +1,9 @@
 """Inline PTX: the machine instructions that numba.cuda has no word for, as functions of registers.
 
-This is the one file that names PTX. Each line of the table below is one instruction, usable in any ``@cuda.jit``
-function. Registers are ``uint32``, ``int32``, ``uint64`` or ``float32`` numbers, and a group of them is a tuple: an
-``mma`` takes the tuples a, b, c and returns the tuple a b + c, so that
+The PTX of single instructions is here, that of whole programs of registers in `machine`. Each line of the table below
+is one instruction, usable in any ``@cuda.jit`` function. Registers are ``uint32``, ``int32``, ``uint64`` or
+``float32`` numbers, and a group of them is a tuple: an ``mma`` takes the tuples a, b, c and returns the tuple a b + c,
+so that
 
     total = ptx.mma_s8(a, b, total)
 
@@ -94,17 +95,12 @@ def _store(text: str, *arguments: Any) -> Any:
 
 
 # Loads of read-only global memory. The wide ones bypass L1: what is read once need not evict what is not.
-load_u32 = _load("ld.global.nc.L1::no_allocate.u32 $0, [$1];", U32, I64)
 load_u32x2 = _load("ld.global.nc.L1::no_allocate.v2.u32 {$0,$1}, [$2];", group(U32, 2), I64)
-load_u32x4 = _load("ld.global.nc.L1::no_allocate.v4.u32 {$0,$1,$2,$3}, [$4];", group(U32, 4), I64)
 load_f32 = _load("ld.global.nc.f32 $0, [$1];", F32, I64)
-load_f32x2 = _load("ld.global.nc.v2.f32 {$0,$1}, [$2];", group(F32, 2), I64)
 load_f32x4 = _load("ld.global.nc.v4.f32 {$0,$1,$2,$3}, [$4];", group(F32, 4), I64)
 load_f16 = _load("{ .reg .b16 h; ld.global.nc.b16 h, [$1]; cvt.f32.f16 $0, h; }", F32, I64)
-load_bf16 = _load("{ .reg .b16 h; ld.global.nc.b16 h, [$1]; mov.b32 $0, {0, h}; }", F32, I64)
 load_bf16 = _load("{ .reg .b16 z, h; mov.b16 z, 0; ld.global.nc.b16 h, [$1]; mov.b32 $0, {z, h}; }", F32, I64)
 load_i32 = _load("ld.global.nc.s32 $0, [$1];", I32, I64)
-
 
 
 def load_each(kind: str, offsets: tuple[int, ...], ordered: bool = False) -> Any:
@@ -128,36 +124,22 @@ fetch_f32 = _load("ld.global.f32 $0, [$1];", F32, I64, ordered=True)
 store_u8 = _store("st.global.u8 [$0], $1;", I64, U32)
 store_u16 = _store("st.global.u16 [$0], $1;", I64, U32)
 store_u32 = _store("st.global.b32 [$0], $1;", I64, U32)
-store_u32x2 = _store("st.global.v2.b32 [$0], {$1,$2};", I64, group(U32, 2))
 store_u32x4 = _store("st.global.v4.b32 [$0], {$1,$2,$3,$4};", I64, group(U32, 4))
 store_f32 = _store("st.global.f32 [$0], $1;", I64, F32)
-store_f32x2 = _store("st.global.v2.f32 [$0], {$1,$2};", I64, group(F32, 2))
-store_f32x4 = _store("st.global.v4.f32 [$0], {$1,$2,$3,$4};", I64, group(F32, 4))
 store_f16 = _store("{ .reg .b16 h; cvt.rn.f16.f32 h, $1; st.global.b16 [$0], h; }", I64, F32)
 store_bf16 = _store("{ .reg .b16 h; cvt.rn.bf16.f32 h, $1; st.global.b16 [$0], h; }", I64, F32)
 stream_f32 = _store("st.global.cs.f32 [$0], $1;", I64, F32)  # "cache streaming": first to be evicted
 stream_f16 = _store("{ .reg .b16 h; cvt.rn.f16.f32 h, $1; st.global.cs.b16 [$0], h; }", I64, F32)
 
 # Shared memory.
-shared_u32 = _load("ld.shared.u32 $0, [$1];", U32, U32, ordered=True)
-shared_u32x2 = _load("ld.shared.v2.u32 {$0,$1}, [$2];", group(U32, 2), U32, ordered=True)
 shared_u32x4 = _load("ld.shared.v4.u32 {$0,$1,$2,$3}, [$4];", group(U32, 4), U32, ordered=True)
-shared_f32 = _load("ld.shared.f32 $0, [$1];", F32, U32, ordered=True)
-shared_f32x4 = _load("ld.shared.v4.f32 {$0,$1,$2,$3}, [$4];", group(F32, 4), U32, ordered=True)
-shared_f16 = _load("{ .reg .b16 h; ld.shared.b16 h, [$1]; cvt.f32.f16 $0, h; }", F32, U32, ordered=True)
-put_u32 = _store("st.shared.u32 [$0], $1;", U32, U32)
-put_u32x2 = _store("st.shared.v2.u32 [$0], {$1,$2};", U32, group(U32, 2))
-put_u32x4 = _store("st.shared.v4.u32 [$0], {$1,$2,$3,$4};", U32, group(U32, 4))
-put_f32 = _store("st.shared.f32 [$0], $1;", U32, F32)
 put_f32x4 = _store("st.shared.v4.f32 [$0], {$1,$2,$3,$4};", U32, group(F32, 4))
 
 # Asynchronous copies from global [$1] to shared [$0], compute capability 8.0: commit a group, wait until at most n
 # groups are still under way.
 copy_16 = _store("cp.async.cg.shared.global [$0], [$1], 16;", U32, I64)
-copy_16_ahead = _store("cp.async.cg.shared.global.L2::256B [$0], [$1], 16;", U32, I64)  # and L2 fetches 256 bytes
 copy_some = _store("cp.async.cg.shared.global [$0], [$1], 16, $2;", U32, I64, U32)  # $2 bytes, then zeros
 copy_8 = _store("cp.async.ca.shared.global [$0], [$1], 8;", U32, I64)
-copy_4 = _store("cp.async.ca.shared.global [$0], [$1], 4;", U32, I64)
 copy_commit = instruction("cp.async.commit_group;", types.void, memory=True)
 copy_wait = tuple(instruction(f"cp.async.wait_group {n};", types.void, memory=True) for n in range(8))
 
@@ -166,30 +148,9 @@ copy_wait = tuple(instruction(f"cp.async.wait_group {n};", types.void, memory=Tr
 grid_next = instruction("griddepcontrol.launch_dependents;", types.void, memory=True)
 grid_wait = instruction("griddepcontrol.wait;", types.void, memory=True)
 
-# Bulk copies, compute capability 9.0: one thread copies any multiple of 16 bytes; arrival is told by a barrier of 8
-# bytes in shared memory, whose phase flips each time the announced bytes are there.
-barrier_init = _store("mbarrier.init.shared::cta.b64 [$0], $1;", U32, U32)
-barrier_expect = _store("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", U32, U32)
-barrier_wait = _store(
-    "{ .reg .pred p; WAIT_${:uid}: mbarrier.try_wait.parity.shared::cta.b64 p, [$0], $1; @!p bra WAIT_${:uid}; }",
-    U32,
-    U32,
-)
-barrier_fence = instruction("fence.mbarrier_init.release.cluster;", types.void, memory=True)
-proxy_fence = instruction("fence.proxy.async.shared::cta;", types.void, memory=True)
-bulk_copy = _store(
-    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];", U32, I64, U32, U32
-)
-
-
 # Bytes and bits.
 permute = instruction("prmt.b32 $0, $1, $2, $3;", U32, U32, U32, U32)
 """Each nibble of the third register picks one of the 8 bytes of the first two; top bit set, only its sign, 8 times."""
-select = instruction("lop3.b32 $0, $1, $2, $3, 0xE2;", U32, U32, U32, U32)
-"""Bits of the first where the second is 0, of the third where it is 1: (a & ~b) | (c & b)."""
-and_or = instruction("lop3.b32 $0, $1, $2, $3, 0xEA;", U32, U32, U32, U32)
-"""(a & b) | c."""
-shuffle = instruction("shfl.sync.idx.b32 $0, $1, $2, 31, -1;", U32, U32, U32, effect=True)
 shuffle_xor = instruction("shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", U32, U32, U32, effect=True)
 shuffle_xor_f32 = instruction("shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", F32, F32, U32, effect=True)
 
@@ -197,40 +158,18 @@ shuffle_xor_f32 = instruction("shfl.sync.bfly.b32 $0, $1, $2, 31, -1;", F32, F32
 bits_of = instruction("mov.b32 $0, $1;", U32, F32)
 float_of = instruction("mov.b32 $0, $1;", F32, U32)
 round_s32 = instruction("cvt.rni.s32.f32 $0, $1;", I32, F32)
-round_u32 = instruction("cvt.rni.u32.f32 $0, $1;", U32, F32)
 exp2 = instruction("ex2.approx.ftz.f32 $0, $1;", F32, F32)
 rsqrt = instruction("rsqrt.approx.f32 $0, $1;", F32, F32)
 fma = instruction("fma.rn.f32 $0, $1, $2, $3;", F32, F32, F32, F32)
-saturated_fma = instruction("fma.rn.sat.f32 $0, $1, $2, $3;", F32, F32, F32, F32)
-"""a b + c, held between 0 and 1."""
-pack_f16x2 = instruction("cvt.rn.f16x2.f32 $0, $2, $1;", U32, F32, F32)
-"""The first float becomes the lower half."""
-pack_bf16x2 = instruction("cvt.rn.bf16x2.f32 $0, $2, $1;", U32, F32, F32)
-unpack_f16x2 = instruction(
-    "{ .reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h; }", group(F32, 2), U32
-)
-unpack_bf16x2 = instruction("{ shl.b32 $0, $2, 16; and.b32 $1, $2, 0xFFFF0000; }", group(F32, 2), U32)
-round_tf32 = instruction("cvt.rna.tf32.f32 $0, $1;", U32, F32)
-dot4 = instruction("dp4a.s32.s32 $0, $1, $2, $3;", I32, U32, U32, I32)
 
 
-def _mma(shape: str, kinds: str, total: Any, a: int, b: int) -> Any:
-    registers = [f"${i}" for i in range(8 + a + b)]
-    cut = (registers[:4], registers[4 : 4 + a], registers[4 + a : 4 + a + b], registers[4 + a + b :])
-    operands = ", ".join("{" + ",".join(part) + "}" for part in cut)
-    text = f"mma.sync.aligned.{shape}.row.col.{kinds} {operands};"
-    return instruction(text, group(total, 4), group(U32, a), group(U32, b), group(total, 4))
-
-
-# Tensor cores: a (16, k) times b (k, 8) plus c (16, 8). With lane = 4 g + t of a warp, c = (C[g, 2t], C[g, 2t+1],
-# C[g+8, 2t], C[g+8, 2t+1]); for bytes, k = 32, a = (A[g, 4t:4t+4], A[g+8, 4t:4t+4], A[g, 16+4t:…], A[g+8, 16+4t:…]) and
+# Tensor cores: a (16, 32) times b (32, 8) plus c (16, 8). With lane = 4 g + t of a warp, c = (C[g, 2t], C[g, 2t+1],
+# C[g+8, 2t], C[g+8, 2t+1]), a = (A[g, 4t:4t+4], A[g+8, 4t:4t+4], A[g, 16+4t:…], A[g+8, 16+4t:…]) and
 # b = (B[4t:4t+4, g], B[16+4t:…, g]). Products of integers are exact.
-mma_s8 = _mma("m16n8k32", "s32.s8.s8.s32", I32, 4, 2)
-mma_u8s8 = _mma("m16n8k32", "s32.u8.s8.s32", I32, 4, 2)
-mma_s8u8 = _mma("m16n8k32", "s32.s8.u8.s32", I32, 4, 2)
-mma_f16 = _mma("m16n8k16", "f32.f16.f16.f32", F32, 4, 2)
-mma_bf16 = _mma("m16n8k16", "f32.bf16.bf16.f32", F32, 4, 2)
-mma_tf32 = _mma("m16n8k8", "f32.tf32.tf32.f32", F32, 4, 2)
+mma_s8 = instruction(
+    "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
+    *(group(I32, 4), group(U32, 4), group(U32, 2), group(I32, 4)),
+)
 
 
 @intrinsic

@@ -33,10 +33,14 @@ from .vectors import check_device, device, home_of, sizes
 
 __all__ = ["Call", "prepared_call", "text_of", "variant_of"]
 
-REGISTERS, SHARED = 65536, 232448
-"""Of a multiprocessor of compute capability 9.0, registers and bytes; with less, fewer blocks are resident at once."""
-WARPS = {16: (4, 96), 32: (8, 80), 48: (10, 96), 64: (8, 128)}
-"""Warps of a block, and registers of a thread, by the coordinates of a lane; (4, 168) for others."""
+REGISTERS, RESERVED = 65536, 1024
+"""Registers of a multiprocessor; bytes of shared memory that every block takes besides its own."""
+SHAPES = {64: (4, 96), 128: (4, 96), 256: (4, 112), 512: (8, 80), 1024: (8, 80), 1536: (10, 96), 2048: (8, 128)}
+"""Warps of a block, and registers of a thread, by dimension: the most warps at once of those without spills."""
+IN_PLANES = {128: (4, 104)}
+"""The same for 3 bits in planes, where it differs."""
+OTHERS = 4, None
+"""For other dimensions, and for scale rules that look centroids up: as many registers as the compiler likes."""
 
 
 def variant_of(Q: Quantizer, source: str, scalars: str, **shape_of_launch: Any) -> Variant | None:
@@ -57,7 +61,8 @@ def variant_of(Q: Quantizer, source: str, scalars: str, **shape_of_launch: Any) 
         return None
     if isinstance(plan, Narrow) and (form.planes or source != "float32"):
         return None
-    warps, registers = (4, 128) if isinstance(plan, Narrow) and plan.count <= 64 else WARPS.get(plan.count, (4, 168))
+    shapes = {**SHAPES, **(IN_PLANES if form.planes else {})}
+    warps, registers = shapes.get(Q.d, OTHERS) if Q.scale == "norm" else OTHERS
     fields = {
         "plan": plan,
         "levels": tuple((tuple(map(int, a)), tuple(map(int, b))) for a, b in rotation.levels),
@@ -82,6 +87,10 @@ def text_of(variant: Variant) -> ModuleType:
     return quantize_narrow if isinstance(variant.plan, Narrow) else quantize_wide
 
 
+def _shared_bytes(variant: Variant) -> int:
+    return int(text_of(variant).shared_bytes(variant.plan, variant.warps)) + RESERVED
+
+
 class Call:
     """`encode` with its arguments fixed: a launch quantizes what is then in `x`, and can be captured in a graph.
 
@@ -99,10 +108,10 @@ class Call:
         self.home, self.out = home, empty(Q, shape, scalars, home)
         self._refused = device(np.zeros(1, np.int32), home)
         table = kept(Q, "quantize", home, lambda: _table(plan, Q))
-        dynamic = text.shared_bytes(plan, warps)
+        dynamic = _shared_bytes(variant) - RESERVED
         self.function = _launch.compiled(text.kernel, variant, dynamic=dynamic, registers=variant.registers)
         of_registers = REGISTERS // (32 * warps * 8 * _launch.blocks(self.function.registers, 8))
-        resident = max(1, min(of_registers, SHARED // (dynamic + 1024), 64 // warps))
+        resident = max(1, min(of_registers, _launch.shared_memory() // (dynamic + RESERVED), 64 // warps))
         n = int(np.prod(shape))
         grid = min(_launch.blocks(n, plan.vectors * warps), _launch.processors() * resident)
         high = self.out.codes if self.out.high is None else self.out.high
@@ -133,7 +142,7 @@ def prepared_call(Q: Quantizer, x: Any, scalars: str = "float32", **shape_of_lau
     home = home_of(x)
     x = home.take(x)
     variant = variant_of(Q, _launch.name_of(x), scalars, **shape_of_launch)
-    if variant is None:
+    if variant is None or _shared_bytes(variant) > _launch.shared_memory():
         return None
     if not 0 < int(np.prod(sizes(x)[:-1])) < 1 << 31 or home.address(x) % 16:
         return None

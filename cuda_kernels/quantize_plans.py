@@ -174,8 +174,10 @@ class Variant:
         The dtype of x, and that of the stored scale: "float32", "float16" or "bfloat16".
     rule : int
         Number of the scale rule in `turboquant_ref.mse.SCALES`.
-    warps, registers : int
-        Of a block, and of a thread at most.
+    warps : int
+        Of a block.
+    registers : int or None
+        Of a thread, at most.
     """
 
     plan: Plan
@@ -189,7 +191,7 @@ class Variant:
     scalars: str
     rule: int
     warps: int
-    registers: int
+    registers: int | None
 
 
 def plan_of(d: int, most: int = 96) -> Plan | None:

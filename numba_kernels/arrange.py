@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from . import rotation
 from ._jit import kernel
+from ._norms import norm_and_unit
 from .layout import Section, sections, stored_bits
 
-__all__ = ["MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "tables"]
+__all__ = ["MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "tables", "units_in_bases"]
 
 Reals = NDArray[np.floating[Any]]
 
@@ -95,6 +96,15 @@ def in_bases(Q: Any, unit: Reals) -> list[Reals]:
     """Queries (n, d) in the bases of the streams of a code: Pi y and S y, or one of them."""
     parts = [rotation.apply(Q.rotation, unit)] if hasattr(Q, "rotation") else []
     return [*parts, _sketched(Q.sketch, unit)] if hasattr(Q, "sketch") else parts
+
+
+def units_in_bases(Q: Any, rows: Reals, name: str) -> tuple[Reals, list[Reals]]:
+    """||y|| (n), and y / ||y|| `in_bases` as float32, of rows (n, d) that `_norms.rows_of` let pass."""
+    if rows.dtype == np.float32 and not hasattr(Q, "sketch") and isinstance(Q.rotation, rotation.Structured):
+        norms, first = rotation.of_units(Q.rotation, rows, name)
+        return norms, [first]
+    norms, unit = norm_and_unit(rows, name)
+    return norms, in_bases(Q, unit.astype(np.float32, copy=False))
 
 
 _sketches: WeakKeyDictionary[Any, dict[np.dtype, Reals]] = WeakKeyDictionary()

@@ -18,8 +18,7 @@ so that nothing overflows, and what underflows is too small beside the largest t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ Reals = NDArray[np.floating[Any]]
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(NamedTuple):
     """The arrays of a scan: of the codes, and of each query.
 
     Attributes
@@ -64,7 +62,7 @@ class Ranking:
     @classmethod
     def of(cls, prepared: Prepared, metric: str, query_norms: Reals, norms: Reals) -> Ranking:
         """The ranking of a metric; `norms` (n) as float64, of no meaning for "ip"."""
-        nothing, zeros, ones = np.empty(0, np.float32), np.zeros(len(query_norms)), np.ones(len(query_norms))
+        nothing, zeros = np.empty(0, np.float32), np.zeros(len(query_norms))
         residuals = prepared.values[1].astype(np.float32, copy=False) if len(prepared.values) > 1 else nothing
         codes, n = prepared.codes, prepared.n
         if metric == "ip":
@@ -73,7 +71,7 @@ class Ranking:
         if metric == "cosine":
             scales = prepared.values[0, :n].astype(np.float64)
             weights = _padded(np.divide(scales, norms, out=np.zeros(n), where=norms > 0), codes)
-            return cls(codes, n, weights, residuals, nothing, None, zeros, ones, zeros)
+            return cls(codes, n, weights, residuals, nothing, None, zeros, np.ones(len(query_norms)), zeros)
         exponent = int(np.frexp(norms.max())[1])
         weights = _padded(np.ldexp(prepared.values[0, :n].astype(np.float64), -exponent), codes)
         bias = _padded(np.ldexp(norms, -exponent) ** 2, codes)

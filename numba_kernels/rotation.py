@@ -18,6 +18,8 @@ from turboquant_ref.vectors import Rows, as_rows
 
 from . import _lanes
 from ._jit import kernel
+from ._norms import safely
+from .simd import store
 
 __all__ = [
     "Dense",
@@ -114,6 +116,42 @@ def apply(rotation: Any, x: ArrayLike) -> Rows:
     if isinstance(rotation, Structured):
         return _turned(rotation, rows, _rotate_rows)
     return np.asarray(rows @ tables(rotation, rows.dtype).T)
+
+
+@kernel
+def _rotate_units(x, start, stop, T, turned, norms, to):
+    unusual = 0
+    for first in range(start, stop, 16):
+        rows = min(16, stop - first)
+        _lanes.load_rows(x, first, rows, T)
+        lengths, bad = _lanes.norms_of(T, x.shape[1])
+        unusual |= bad
+        _lanes.multiply(T, x.shape[1], _lanes.reciprocal(T, lengths))
+        _lanes.rotate(T, turned)
+        store(norms, first, lengths)
+        _lanes.store_rows(T, to, first, rows)
+    return unusual
+
+
+def of_units(rotation: Structured, rows: Rows, name: str) -> tuple[Rows, Rows]:
+    """||x|| (n) and Pi x / ||x|| (n, d) of rows (n, d) that `_norms.rows_of` let pass, in one pass over them.
+
+    What `_norms.norm_and_unit` and `apply` give one after the other, bit for bit.
+
+    Raises
+    ------
+    ValueError
+        As `_norms.safely`.
+    """
+    flat = np.ascontiguousarray(rows)
+    (n, d), turned, result = flat.shape, tables(rotation, flat.dtype), np.empty_like(flat)
+
+    def run(x: Rows) -> tuple[bool, Rows]:
+        norms = np.empty(-(-n // 16) * 16, x.dtype)
+        parts = _lanes.blocks(lambda *part: _rotate_units(x, *part, turned, norms, result), n, d, x.dtype)
+        return any(parts), norms[:n]
+
+    return safely(flat, name, run), result
 
 
 def inverse(rotation: Any, y: ArrayLike) -> Rows:

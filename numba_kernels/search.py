@@ -29,6 +29,7 @@ parts of the codes are merged in the same order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,8 @@ from turboquant_ref.vectors import norm_and_unit as reference_norm_and_unit
 
 from . import group, scan
 from ._jit import LEVEL, in_parts
-from ._norms import norm_and_unit
-from .arrange import MAX_COORDINATES, Tables, byte_queries, coordinates, float_queries, in_bases, tables
+from ._norms import rows_of
+from .arrange import MAX_COORDINATES, Tables, byte_queries, coordinates, float_queries, tables, units_in_bases
 from .layout import LANES, Prepared, check_prepared
 from .ranking import Ranking, exact_costs
 
@@ -110,18 +111,18 @@ def topk(
     TypeError, ValueError
         For codes of another quantizer, bad queries, or missing norms.
     """
-    y, k = check_search(Q, queries, k, metric)
+    y, k = _check_search(Q, queries, k, metric)
     chunk, count = check_integer(chunk, "chunk", 1), k if rescore is None else check_integer(rescore, "rescore", k)
     known = tables(Q)
     _check(Q, prepared, known, precision)
     given = _norms(Q, prepared, metric, norms)
-    query_norms, unit = norm_and_unit(y, name="queries")
+    query_norms, bases = units_in_bases(Q, y, "queries")
     query_norms = query_norms.astype(np.float64)
     count = min(count, prepared.n)
     if count == 0 or len(y) == 0:
         return scores_of(metric, np.full((len(y), k), np.inf, y.dtype)), np.full((len(y), k), -1)
     ranking = Ranking.of(prepared, metric, query_norms, given)
-    bases = [*in_bases(Q, unit.astype(np.float32)), np.empty((len(y), 0), np.float32)]
+    bases.append(np.empty((len(y), 0), np.float32))
     if ranking.alpha is not None:
         bases = [a * ranking.alpha[:, None] for a in bases]
     main, signs = [a for a, (_, bits) in zip(bases, [*Q.record.streams, (0, 1)], strict=False) if bits][:2]
@@ -135,6 +136,13 @@ def topk(
     if count != k or rescore is not None or not (costs[:, 1:] > costs[:, :-1]).all():  # equal once rounded: by position
         costs, positions = best(k, costs, positions)
     return scores_of(metric, costs), positions
+
+
+def _check_search(Q: Any, queries: ArrayLike, k: object, metric: str) -> tuple[Reals, int]:
+    """`turboquant_ref.scoring.check_search`, but for NaN and infinity in a float array: kernels find these."""
+    y = rows_of(queries, Q.d, "queries")
+    _, count = check_search(Q, y[:0] if y.ndim == 2 else y, k, metric)
+    return y, count
 
 
 def _check(Q: Any, prepared: Any, known: Tables, precision: str) -> None:
@@ -213,10 +221,10 @@ def _scan(
     def run(start: int, stop: int) -> list[tuple[Any, Any]]:
         found = []
         for shape, given, units in groups:
-            thresholds = np.full(len(given[2]), np.inf, np.float32)
-            thresholds[: len(units)] = -np.inf
-            scores = np.full((len(units), count), -np.inf, np.float32)
-            positions = np.full((len(units), count), scan.NOWHERE)
+            thresholds = np.empty(len(given[2]), np.float32)
+            thresholds[: len(units)], thresholds[len(units) :] = -np.inf, np.inf
+            scores, positions = np.empty((len(units), count), np.float32), np.empty((len(units), count), np.int64)
+            scores[:], positions[:] = -np.inf, scan.NOWHERE
             candidates = np.empty((len(shape), LANES), np.float32)
             blocks = (start, stop, ranking.n, max(1, chunk // LANES))
             heaps = (thresholds, scores, positions)
@@ -232,6 +240,10 @@ def _scan(
             scan.merge(scores, positions, more, more_positions)
     for scores, positions in first:
         scan.order(scores, positions)
-    units = np.concatenate([unit for _, _, unit in groups])
-    scores, positions = (np.concatenate(a) if len(a) > 1 else a[0] for a in zip(*first, strict=True))
+    units = _joined([unit for _, _, unit in groups])
+    scores, positions = (_joined(a) for a in zip(*first, strict=True))
     return scores * units[:, None], positions
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

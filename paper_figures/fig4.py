@@ -1,8 +1,8 @@
 """Fig 4 in miniature: needles in a haystack, depth by length, with quantized KV caches.
 
-The paper hides one needle in 4k to 104k tokens and asks Llama-3.1-8B-Instruct; here six are hidden in 512 to 8192
-tokens (`lm_text.haystack`), and SmolLM2-135M-Instruct, whose context ends there, is asked for six digits each.  A cell
-is the share of digits that are right, each after the true ones before it.
+The paper hides one needle in 4k to 104k tokens and asks Llama-3.1-8B-Instruct; here six are hidden in 512 to 4096
+tokens (`lm_text.haystack`), and SmolLM2-135M-Instruct is asked for six digits each.  A cell is the share of digits that
+are right, each after the true ones before it.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ MORE = (
     "mse K3pre V3 W128 s4", "opt K3pre V3 W128 s4", "prodO K3pre V3 W128 s4", "prodG K3pre V3 W128 s4",
     "kivi 2 W128 s4", "kivi 3 W128 s4",
     "opt K3pre unb V2 W128 s4", "mse K3pre unb V2 W128 s4", "unb K3pre opt V2 W128 s4", "unb K3pre mse V2 W128 s4",
-    "unb 4/2", "unb 3/2", "unb 5/3", "unb K4/2 V2",
+    "mse 4/2 W128 s4", "unb 4/2", "unb 3/2", "unb 5/3", "unb K4/2 V2",
 )  # fmt: skip
 """Keys against values, window, sinks, centred keys, outlier channels."""
 

@@ -87,7 +87,7 @@ def plan(name: str) -> list[Job]:
         *text_jobs((*c.SEARCH, *c.MIXED), [0]),
         *text_jobs(c.VALUE_MEANS, [0], value_mean=True, **shorter),
         *text_jobs(c.STRUCTURED, [0], rotation="structured", **shorter),
-        *needle_jobs(c.HEAT, short, [1]),
+        *needle_jobs(c.HEAT, (*short, 2048), [1]),
         *text_jobs(c.PAIRED, [3], **shorter),
     ]
 
@@ -280,7 +280,7 @@ def gather(plan_name: str, kinds: set[str], lines: str | None = None) -> list[Jo
     missing = [job for job in jobs if key(job) not in found]
     if missing:
         file = lm.find_file()
-        processes = max((os.cpu_count() or 2) - 1, 1)
+        processes = os.cpu_count() or 1
         for job in track(
             _limited(missing, file, processes, _calibrated(plan_name)), f"{len(missing)} runs of the model"
         ):

@@ -111,7 +111,7 @@ def test_arrows_between_packages(package: str) -> None:
     ours, others = CONSUMERS[package]
     for path in sorted((ROOT / package).rglob("*.py")):
         source = path.read_text()
-        _, eager, lazy = imports(source)
+        _, eager, _ = imports(source)
         mine = {n.split(".")[0] for n in re.findall(r"^\s*(?:from|import) ([\w.]+)", source, re.M)} & OURS
         assert mine <= ours | {package}, f"{path.name} imports {mine - ours}"
         assert eager - OURS <= others, f"{path.name} imports {eager - OURS - others} at import time"

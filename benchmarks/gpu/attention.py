@@ -5,7 +5,13 @@ Codes are those of standard normal vectors, made on the device; the reference is
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import queue
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -171,7 +177,7 @@ def sdpa(batch: int, kv_heads: int, n: int, d: int, group: int) -> dict[str, flo
     return times
 
 
-def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> Any:
+def turbo_attn(shapes: Any, tiles: Any = (8,), kv_heads: int = 8, group: int = 4, d: int = 128) -> Any:
     """turbo-attn's split-K decode kernel (PyPI turbo-attn 0.70.1), best of its splits: a row for each shape.
 
     It is called as its own engine code calls it, without an engine: a paged cache of K4V4 slots, random codes,
@@ -195,7 +201,7 @@ def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> 
         ints = lambda a: torch.as_tensor(a, dtype=torch.int32, device="cuda")  # noqa: E731
         loader = TkvDecodeLoader.from_compressed(
             kv_cache=cache, k_centroids=book, v_centroids=book,
-            paged_kv_indptr=ints(np.arange(batch + 1) * (n // page)), paged_kv_indices=torch.arange(pages, dtype=torch.int32, device="cuda"),
+            paged_kv_indptr=ints(np.arange(batch + 1) * (n // page)), paged_kv_indices=ints(np.arange(pages)),
             paged_kv_last_page_len=ints(np.full(batch, page)), page_size=page, num_kv_heads=kv_heads, k_packed_dim=row,
             v_packed_dim=row, k_bw=4, v_bw=4, **offsets,
         )  # fmt: skip
@@ -214,7 +220,7 @@ def turbo_attn(shapes: Any, kv_heads: int = 8, group: int = 4, d: int = 128) -> 
         truth = torch.softmax(q[b, :group].double() @ k.T, -1) @ v
         del k, v
         times = {}
-        for tile in (8, 16):
+        for tile in tiles:
             for splits in (1, 2, 4, 8, 16, 32, 33, 64, 66, 128, 256):
                 out = torch.full_like(q, math.nan)
 
@@ -267,17 +273,14 @@ def pages(x: layout.Prepared, size: int) -> layout.Prepared:
 CASES = (
     # name, sequences, tokens, options of `measure`
     *((f"K{k}V{v}, {name}", batch, n, {"bits": (k, v)}) for k, v in ((4, 4), (4, 3), (4, 2), (3, 3), (2, 2))
-      for name, batch, n in (SHAPES if k == v == 4 else SHAPES[1:])),
+      for name, batch, n in (SHAPES if k == v == 4 else SHAPES[1:2] if k > v else SHAPES[1:])),
     ("K4V4, float32 scalars, 1 x 524,288", 1, 524288, {"scalars": "float32"}),
-    ("K4V4, bfloat16 queries and outputs, 1 x 131,072", 1, 131072, {"dtype": "bfloat16"}),
     ("prod 4 bits, V4, 1 x 524,288", 1, 524288, {"prod": True}),
     ("K4V4, GQA 8, 1 x 524,288", 1, 524288, {"group": 8}),
     ("K4V4, 32 heads, no grouping, 1 x 32,768", 1, 32768, {"group": 1, "kv_heads": 32}),
     ("K4V4, pages of 16, 32 x 4,096", 32, 4096, {"page": 16}),
-    ("K4V4, pages of 64, 32 x 4,096", 32, 4096, {"page": 64}),
     ("K4V4, d = 64, 1 x 524,288", 1, 524288, {"d": 64}),
     ("K4V4, d = 256, 1 x 262,144", 1, 262144, {"d": 256}),
-    ("K4V4, 1 x 8,192 (in the L2 cache)", 1, 8192, {}),
 )  # fmt: skip
 WORKING_SET = 250 << 20
 """Bytes: five times the L2 cache of an H100."""
@@ -323,10 +326,61 @@ def measure(
     }  # fmt: skip
 
 
+def start_peer() -> tuple[Any, Any]:
+    """turbo-attn in a process of its own, which compiles it while we measure; and the queue of its lines."""
+    environment = {**os.environ, "TORCH_CUDA_ARCH_LIST": "9.0"}
+    command = [sys.executable, "-m", "benchmarks.gpu.attention"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    peer = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
+    lines: Any = queue.Queue()
+
+    def read() -> None:
+        for line in peer.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    return peer, lines
+
+
+def ask_peer(peer: Any, lines: Any, patience: float = 45) -> list[dict[str, Any]]:
+    """Let the other process measure, now that the device is free; what it said, or why it did not."""
+    rows: list[dict[str, Any]] = []
+    try:
+        line = lines.get(timeout=patience)
+        if line is not None and line.strip() == "ready":
+            peer.stdin.write("go\n")
+            peer.stdin.flush()
+            line = lines.get(timeout=patience)
+        while line is not None:
+            if line.startswith("{"):
+                rows.append(json.loads(line))
+            line = lines.get(timeout=patience)
+    except queue.Empty:
+        rows.append({"peer": "turbo-attn", "missing": f"not compiled, or not done, after another {patience:.0f} s"})
+    peer.kill()
+    return rows
+
+
+def be_peer() -> None:
+    """The other process."""
+    try:
+        for _ in turbo_attn([("warm", 1, 4096)]):
+            pass
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for row in turbo_attn(SHAPES):
+            print(json.dumps(row), flush=True)
+    except Exception as reason:  # not installed, or it does not compile or run here
+        said = f"{type(reason).__name__}: {(str(reason).splitlines() or [''])[0]}"
+        print(json.dumps({"peer": "turbo-attn", "missing": said}), flush=True)
+
+
 def run() -> dict[str, Any]:
     """Measure and print."""
     import torch
 
+    peer, said = start_peer()
     rows, best = [], {}
     print("decode attention, 8 kv heads, GQA 4, d = 128; with the queries' rotation and the output's rotation back")
     for name, batch, n in SHAPES:
@@ -346,12 +400,13 @@ def run() -> dict[str, Any]:
             flush=True,
         )
         torch.cuda.empty_cache()
-    try:
-        peers = list(turbo_attn(SHAPES))
-    except Exception as reason:  # not installed, or it does not compile or run here
-        peers = [{"peer": "turbo-attn", "missing": f"{type(reason).__name__}: {str(reason).splitlines()[0]}"}]
-    for peer in peers:
-        print(peer, flush=True)
+    peers = ask_peer(peer, said)
+    for row in peers:
+        print(row, flush=True)
     return {
         "sdpa_us": {f"{batch} x {n}": times for (batch, n), times in best.items()}, "rows": rows, "peers": peers,
     }  # fmt: skip
+
+
+if __name__ == "__main__":
+    be_peer()

@@ -144,7 +144,7 @@ def run() -> dict[str, Any]:
 
     jax, torches = ceilings.jax_float32(), ceilings.torch_products()
     rows = []
-    print(f"{HEADS} x {KEYS:,} keys, d = 128; call and graph: with the preparation of the queries; shares are of the call")
+    print(f"{HEADS} x {KEYS:,} keys, d = 128; call and graph prepare the queries too; the ratios are of the call")
     print("bits queries scalars logits |  call  graph kernel us | copy   error | jax f32 torch f32 torch bf16")
     for case in CASES:
         row = measure(*case)

@@ -9,13 +9,14 @@ has 0.285: rankings carry over to other models, figures do not.  `paper_figures/
 Names like "k42pre-v21": keys at 4 and 2 bits (a quarter of the channels, and the others), centred before RoPE; values
 at 2 and 1.  The frontier, in stored bits a coordinate of codes and scales alone, at d = 64 and at 128:
 
-    k42pre-v1   2.125  1.94        k3pre-v2    2.75   2.625
-    k42pre-v21  2.375  2.125       k42pre-v32  2.875  2.625
-    k42pre-v2   2.625  2.44        k43pre-v32  3.25   3.0
-                                   k4pre-v3    3.75   3.625
+    k2pre-v1    1.75   1.625       k42pre-v32  2.875  2.625
+    k42pre-v1   2.125  1.94        k43pre-v2   3.0    2.81
+    k42pre-v21  2.375  2.125       k43pre-v32  3.25   3.0
+    k42pre-v2   2.625  2.44        k4pre-v3    3.75   3.625
+    k3pre-v2    2.75   2.625       k4pre-v4    4.25   4.125
 
-With the sinks, a window of 128 adds (16 - b) 132 / n to b bits: 0.4 at n = 4096 tokens, where a window of 64 is as good a
-bargain, and 0.05 at 32768.
+With the sinks, a window of 128 adds (16 - b) 132 / n to b bits: 0.4 at n = 4096 tokens, where a window of 64 is as good
+a bargain, and 0.05 at 32768.
 """
 
 from __future__ import annotations
@@ -261,16 +262,18 @@ RECIPES: dict[str, Recipe] = {
     "k3v3": Recipe(_mse(3), _mse(3), window=128, source="3 bits and a window: measured KL 0.022"),
     "k4v4": Recipe(_mse(4), _mse(4), window=128, source="4 bits and a window: measured KL 0.0050"),
     "k4v2": _best(_unbiased("4"), _unbiased("2"), "0.0076, without calibration", "none"),
-    "k42v42": _best(_mse(2, 4), _mse(2, 4), "0.013 (another text), with outlier channels (4 and 2 bits)", "none"),
+    "k42v42": _best(_mse(2, 4), _mse(2, 4), "0.015, with outlier channels (1/4 at 4 bits, 3/4 at 2)", "none"),
     **{
         f"k{k}pre-v{v}": _best(_unbiased(k), _unbiased(v), kl)
         for k, v, kl in (
+            ("2", "1", "0.069"),
             ("2", "2", "0.041"),
             ("42", "1", "0.031"),
             ("42", "21", "0.021"),
             ("42", "2", "0.011"),
             ("3", "2", "0.010"),
             ("42", "32", "0.0089"),
+            ("43", "2", "0.0077"),
             ("3", "3", "0.0070"),
             ("4", "2", "0.0057"),
             ("43", "32", "0.0055"),
