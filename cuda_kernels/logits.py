@@ -166,16 +166,23 @@ def _plain(p: Problem, q: Any, out: Any, home: _launch.Home) -> None:
     no_pages, no_lengths = kept(Q, "no pages", lambda: np.zeros((1, 1), np.int32)), kept(
         Q, "no lengths", lambda: np.zeros(1, np.int32)
     )
+    number = np.dtype(dtype).type
+    pages = no_pages if p.page == 0 else _array(keys.table)
+    lengths = no_lengths if p.page == 0 else _array(keys.lengths)
+    grid = (min(_launch.blocks(p.n, plain.KEYS), max(1, 16 * _launch.processors() // p.heads)), p.heads, p.queries)
+    result = _array(out).reshape((rows, p.n))
+    if kind == "none" and width == 32 and 32 % index_bits == 0 and form.n <= plain.WIDEST_WHOLE:
+        whole = plain.whole_kernel(index_bits, form.row // 4, p.page, getattr(types, dtype))
+        arguments = (codes, scales, book, y, number(p.scale), pages, lengths, p.pages[0], result)
+        _launch.plain(whole, grid, plain.KEYS, home, *arguments)
+        return
     kernel = plain.logits_kernel(
         index_bits, kind, width, p.page, keys.residuals is not None, getattr(types, dtype)
     )
-    number = np.dtype(dtype).type
     factors = number(p.scale), number(sign_factor(Q, p.scale) if signed else 0)
-    blocks = min(_launch.blocks(p.n, plain.KEYS), max(1, 16 * _launch.processors() // p.heads))
     _launch.plain(
-        kernel, (blocks, p.heads, p.queries), plain.KEYS, home, codes, high, scales, residuals, book, y,
-        y if z is None else z, *factors, no_pages if p.page == 0 else _array(keys.table),
-        no_lengths if p.page == 0 else _array(keys.lengths), p.pages[0], _array(out).reshape((rows, p.n)),
+        kernel, grid, plain.KEYS, home, codes, high, scales, residuals, book, y, y if z is None else z, *factors,
+        pages, lengths, p.pages[0], result,
     )  # fmt: skip
 
 

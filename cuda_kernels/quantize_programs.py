@@ -24,7 +24,11 @@ def square_sum(o: Any, x: list[Any]) -> Any:
     parts = [o.fmul(a, a) for a in x[:4]]
     for i, a in enumerate(x[4:]):
         parts[i % 4] = o.fma(a, a, parts[i % 4])
-    return o.fadd(o.fadd(parts[0], parts[1]), o.fadd(parts[2], parts[3]))
+    while len(parts) > 1:
+        parts = [
+            o.fadd(*pair) if len(pair) == 2 else pair[0] for pair in (parts[i : i + 2] for i in range(0, len(parts), 2))
+        ]
+    return parts[0]
 
 
 def largest(o: Any, x: list[Any]) -> Any:

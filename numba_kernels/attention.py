@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from turboquant_ref import attention as reference
 from turboquant_ref.attention import Partial, merge, select, softmax, visible
-from turboquant_ref.vectors import as_rows, check_integer, norm_and_unit
+from turboquant_ref.vectors import as_rows, check_integer
 
 from . import group as grouped
 from ._jit import in_parts
@@ -117,9 +117,8 @@ class _Call:
 
     def queries(self, keys: Side, scale: float, dtype: Any) -> tuple[Reals, Reals]:
         """Scale times the queries in the basis of the codes: (kv heads rows, count) of each section."""
-        norms, unit = norm_and_unit(self.rows.astype(dtype).reshape(-1, self.rows.shape[-1]), name="q")
+        norms, (first, signs) = keys.of_units(self.rows.astype(dtype, copy=False).reshape(-1, self.rows.shape[-1]))
         factors = (norms.astype(np.float64) * scale).astype(dtype)[:, None]
-        first, signs = keys.basis(unit)
         return first * factors, signs * factors
 
     def for_kernels(self, keys: Side) -> tuple[Any, ...]:
@@ -127,6 +126,9 @@ class _Call:
         count = self.heads * self.tiles * self.size
         rows = []
         for x in self.queries(keys, self.scale, np.float32):
+            if len(x) == count:
+                rows.append(x)
+                continue
             full = np.zeros((self.heads, self.tiles * self.size, x.shape[1]), np.float32)
             full[:, : self.per_head] = x.reshape(self.heads, self.per_head, x.shape[1])
             rows.append(full.reshape(count, x.shape[1]))
@@ -135,7 +137,8 @@ class _Call:
     def shaping(self, width: int) -> tuple[Any, ...]:
         """What `attend.shape` takes, for keys in blocks that hold `width`."""
         seen = np.zeros((2, self.tiles * self.size), np.int64)
-        seen[:, : self.per_head] = np.tile(self.seen, self.per_head // max(1, self.seen.shape[1]))
+        copies = self.per_head // max(1, self.seen.shape[1])
+        seen[:, : self.per_head] = np.tile(self.seen, copies) if self.seen.shape[1] > 1 else self.seen
         added = None if self.added is None else self.added * self.scale
         mask = self.mask
         if mask is not None and mask.dtype == bool:
@@ -172,13 +175,17 @@ def _interval(
     if p.shape != (n_queries,) or p.dtype.kind not in "iu":
         raise ValueError(f"positions: expected {n_queries} integers, got {p.dtype} {p.shape}")
     p = p.astype(np.int64)
-    first, stop = np.zeros_like(p), np.full_like(p, n)
+    seen = np.empty((2, n_queries), np.int64)
+    first, stop = seen
+    first[:], stop[:] = 0, n
     if causal:
-        stop = np.minimum(stop, p + 1)
+        np.minimum(stop, p + 1, out=stop)
     if window is not None:
         reach = min(check_integer(window, "window", 1), 1 << 62)
-        first, stop = np.maximum(first, p - reach + 1), np.minimum(stop, p + reach)
-    return np.stack([first, np.maximum(stop, first)])
+        np.maximum(first, p - reach + 1, out=first)
+        np.minimum(stop, p + reach, out=stop)
+    np.maximum(stop, first, out=stop)
+    return seen
 
 
 def _cut(call: _Call, chunk: int, blocks: int) -> tuple[int, int, int]:
@@ -205,12 +212,18 @@ def _fused(call: _Call, keys: Side, values: Side, chunk: int) -> Partial:
     marks = (call.group, (0,) * min(4, call.size), *keys.bits, *values.bits)
     shaping = call.shaping(blocks * LANES)
     _each(call, cut, lambda begin, end: attend_items(marks, k, v, queries, shaping, cut, out, begin, end))
-    top, total, sums, sign_sums = (x.reshape(groups, chunks, *x.shape[1:]) for x in out)
+    top, total, sums, sign_sums = out if chunks == 1 else _merged(groups, chunks, *out)
+    both = call.from_tiles(sums), call.from_tiles(sign_sums)
+    return Partial(call.from_tiles(top), call.from_tiles(total), values.original(*both))
+
+
+def _merged(groups: int, chunks: int, *items: Reals) -> tuple[Reals, ...]:
+    """(top, total, sums, sign_sums) of the items of each group of rows as one: the softmax over all chunks."""
+    top, total, sums, sign_sums = (x.reshape(groups, chunks, *x.shape[1:]) for x in items)
     best = top.max(axis=1, initial=-np.inf)
     factors = np.exp(top - np.where(np.isneginf(best), 0, best)[:, None])
     total = (total * factors).sum(axis=1)
-    both = [call.from_tiles((x * factors[..., None]).sum(axis=1)) for x in (sums, sign_sums)]
-    return Partial(call.from_tiles(best), call.from_tiles(total), values.original(*both))
+    return best, total, *((x * factors[..., None]).sum(axis=1) for x in (sums, sign_sums))
 
 
 def _fused_logits(call: _Call, keys: Side) -> Reals:

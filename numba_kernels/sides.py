@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from turboquant_ref.codes import module_of
 from turboquant_ref.packing import Packed
+from turboquant_ref.vectors import norm_and_unit
 
 from . import rotation
 from .arrange import Tables, byte_queries, coordinates, float_queries, tables
@@ -26,19 +27,15 @@ Reals = NDArray[np.floating[Any]]
 class Side(NamedTuple):
     """Keys or values of all heads: codes (heads, blocks, words, 16), and side scalars (heads, 16 blocks).
 
-    A vector is weight (first, residual signs), each in its basis: Pi or S. `residuals` may be empty.
+    `known` are the sections and tables of Q. A vector is weight (first, residual signs), each in its basis: Pi or S. `residuals` may be empty.
     """
 
     Q: Any
+    known: Tables
     codes: NDArray[np.uint32]
     weights: Reals
     residuals: Reals
     shape: tuple[int, ...]
-
-    @property
-    def known(self) -> Tables:
-        """Sections and tables."""
-        return tables(self.Q)
 
     @property
     def bits(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -81,6 +78,14 @@ class Side(NamedTuple):
         first, second = self.has_sketch
         signs = self.Q.sketch.apply(rows) if first or second else rows[:, :0]
         return [signs, rows[:, :0]] if first else [rotation.apply(self.Q.rotation, rows), signs]
+
+    def of_units(self, rows: Reals) -> tuple[Reals, list[Reals]]:
+        """Norms of queries (n, d), and the unit queries in the bases of both sections."""
+        if rows.dtype == np.float32 and not any(self.has_sketch) and isinstance(self.Q.rotation, rotation.Structured):
+            norms, first = rotation.of_units(self.Q.rotation, rows, "q")
+            return norms, [first, rows[:, :0]]
+        norms, unit = norm_and_unit(rows, name="q")
+        return norms, self.basis(unit)
 
     def original(self, first: Reals, signs: Reals) -> Reals:
         """Weighted sums (…, widths) of both sections, (…, d)."""
@@ -135,4 +140,4 @@ def side_of(Q: Any, code: Any, name: str) -> Side:
     codes = np.ascontiguousarray(code.codes).reshape(heads, *code.codes.shape[-3:])
     values = np.ascontiguousarray(code.values).reshape(len(code.values), heads, code.values.shape[-1])
     residuals = values[1] if len(values) > 1 else np.empty((0, 0), values.dtype)
-    return Side(Q, codes, values[0], residuals, code.shape)
+    return Side(Q, tables(Q), codes, values[0], residuals, code.shape)

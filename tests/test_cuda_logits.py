@@ -180,7 +180,7 @@ def check(Q: Any, n: int, heads: int = 1, group: int = 2, n_queries: int = 1, dt
 
 
 @needs_kernels
-@pytest.mark.parametrize(("d", "bits"), [(8, 1), (33, 2), (32, 3), (33, 3), (64, 4), (6, 5), (16, 7), (12, 8)])
+@pytest.mark.parametrize(("d", "bits"), [(8, 1), (33, 2), (32, 3), (33, 3), (64, 4), (6, 5), (16, 7), (12, 8), (16, 2)])
 def test_plain_mse(d: int, bits: int) -> None:
     check(tq.mse.setup(d, bits, 1), 10)
 

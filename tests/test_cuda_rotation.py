@@ -32,8 +32,8 @@ def test_a_structured_rotation_takes_the_references_steps(d, dtype) -> None:
             if SIMULATED:
                 np.testing.assert_array_equal(ours(R, x), theirs(x))
             else:
-                length = np.linalg.norm(x, axis=-1, keepdims=True)
-                np.testing.assert_array_less(np.abs(ours(R, x) - theirs(x)), rounding(d, dtype) * length)
+                bound = np.broadcast_to(rounding(d, dtype) * np.linalg.norm(x, axis=-1, keepdims=True), x.shape)
+                np.testing.assert_array_less(np.abs(ours(R, x) - theirs(x)), bound)
 
 
 @needs_kernels

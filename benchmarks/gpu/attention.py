@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -125,12 +126,18 @@ def error(out: Any, truth: Any) -> float:
 
 
 def microseconds(call: Any, repeats: int = 30, warm: int = 5) -> float:
-    """Median over `repeats` of the time between two events around a call; the queue is never empty."""
+    """Median over `repeats` of the time between two events around a call; the queue is never empty.
+
+    A device that has been idle, while a kernel was compiled, say, takes tens of milliseconds to raise its clock: it is
+    kept busy for a tenth of a second first.
+    """
     import torch
 
-    for _ in range(warm):
-        call()
-    torch.cuda.synchronize()
+    start = time.perf_counter()
+    while time.perf_counter() - start < 0.1:
+        for _ in range(warm):
+            call()
+        torch.cuda.synchronize()
     times = []
     for _ in range(repeats):
         before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

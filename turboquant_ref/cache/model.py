@@ -52,6 +52,9 @@ def calibrate(recipe: str | Recipe, k: ArrayLike, v: ArrayLike, rope: Rope | Non
         Keys after RoPE, at positions 0 to n - 1.  The recipe's sinks are left out of the mean.
     rope : Rope, optional
         What was applied to the keys; for a recipe that centres them before it.
+
+    The outlier channels of centred keys are those of what is quantized, the keys minus their mean: the mean has the
+    largest channels, and it is gone.
     """
     recipe = find(recipe)
     mean = None
@@ -59,8 +62,10 @@ def calibrate(recipe: str | Recipe, k: ArrayLike, v: ArrayLike, rope: Rope | Non
         if recipe.centre == "pre_rope" and rope is None:
             raise ValueError("rope: the recipe centres keys before RoPE, so it needs the model's")
         rows = as_rows(k, name="k")
-        positions = np.arange(rows.shape[-2])[recipe.sinks :]
-        mean = key_mean(rows[..., recipe.sinks :, :], positions, rope if recipe.centre == "pre_rope" else None)
+        positions, rows = np.arange(rows.shape[-2])[recipe.sinks :], rows[..., recipe.sinks :, :]
+        applied = rope if recipe.centre == "pre_rope" else None
+        mean = key_mean(rows, positions, applied)
+        k = rows - (mean[:, None] if applied is None else applied.apply(mean[:, None], positions))
     masks = []
     for side, x, name in ((recipe.key, k, "k"), (recipe.value, v, "v")):
         rows = as_rows(x, name=name)
