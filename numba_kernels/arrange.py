@@ -22,7 +22,10 @@ from ._jit import kernel
 from ._norms import norm_and_unit
 from .layout import Section, sections, stored_bits
 
-__all__ = ["MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "tables", "units_in_bases"]
+__all__ = [
+    *("MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "product_tables", "tables"),
+    "units_in_bases",
+]
 
 Reals = NDArray[np.floating[Any]]
 
@@ -140,6 +143,30 @@ def float_queries(a: Reals, section: Section, size: int) -> NDArray[np.float32]:
     laid = np.zeros((-(-len(a) // size), coordinates(section), size), np.float32)
     if section.words:
         _lay_floats(a, size, laid)
+    return laid
+
+
+@kernel
+def _lay_products(a: Any, bits: int, table: Any, to: Any) -> None:
+    for step in range(to.shape[0]):
+        for index in range(16):
+            total = np.float32(0)
+            for t in range(4 // bits):
+                j = step * (4 // bits) + t
+                if j < a.shape[0]:
+                    total += a[j] * table[index >> (bits * t) & ((1 << bits) - 1)]
+            to[step, index] = total
+
+
+def product_tables(a: Reals, section: Section, table: Reals) -> NDArray[np.float32]:
+    """One query (1, count) as `scan.table_sums` reads it: for every 4 bits of a code's words, 16 sums.
+
+    Each is that of the products of the coordinates that these bits are (1 bit: four, 2 bits: two) with the query's.
+    """
+    steps = 8 * section.words
+    laid = np.empty((1, 16 * steps, 1), np.float32)
+    if steps:
+        _lay_products(a[0], section.bits, table, laid.reshape(steps, 16))
     return laid
 
 

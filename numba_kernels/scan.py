@@ -79,6 +79,25 @@ def float_sums(bits: int, totals: Any, codes: Any, at: int, words: int, table: A
 
 
 @inlined
+def table_sums(bits: int, totals: Any, codes: Any, at: int, words: int, table: Any, products: Any, i: int) -> Any:
+    """As `float_sums` of 1 or 2 bits, for a query that is alone, in four chains: a lookup for every 4 bits of a word.
+
+    `products` are those of `arrange.product_tables`. The shuffles and additions of a coordinate are the limit of
+    `float_sums` here, not memory.
+    """
+    for w in range(words):
+        x = load_words(totals, codes, at + w * LANES)
+        for _ in range(2):
+            ((a, b, c, e),) = totals
+            a = a + simd.lookup(simd.load(products, i), x)
+            b = b + simd.lookup(simd.load(products, i + LANES), x >> 4)
+            c = c + simd.lookup(simd.load(products, i + 2 * LANES), x >> 8)
+            e = e + simd.lookup(simd.load(products, i + 3 * LANES), x >> 12)
+            totals, x, i = ((a, b, c, e),), x >> 16, i + 4 * LANES
+    return totals
+
+
+@inlined
 def levels256(table: Any, x: Any) -> Any:
     """``table[byte]`` for each of 64 bytes, of 256 levels: bits 6 and 7 of a byte choose one of four tables."""
     ones = simd.u32x16(0x01010101)
@@ -171,8 +190,13 @@ def merge(scores: Any, positions: Any, others: Any, other_positions: Any) -> Non
 
 
 @functools.cache
-def float_scan(bits: int, signed: bool) -> Any:
-    """The kernel of float32 sums for a first section of these bits, and signs after it if there are any."""
+def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
+    """The kernel of float32 sums for a first section of these bits, and signs after it if there are any.
+
+    With `alone`, for a group of one query, whose sections of 1 and 2 bits come as product tables.
+    """
+    first_sums = table_sums if alone and bits <= 2 else float_sums
+    sign_sums = table_sums if alone else float_sums
 
     @inner
     def scan(group, codes, part, words, tables, queries, vectors, heaps, candidates):  # type: ignore[no-untyped-def]
@@ -194,10 +218,10 @@ def float_scan(bits: int, signed: bool) -> Any:
                     totals = zeros(group)
                     if signed:
                         upper = at + words[0] * LANES
-                        totals = float_sums(1, totals, codes, upper, words[1], tables[1], queries[1], j)
+                        totals = sign_sums(1, totals, codes, upper, words[1], tables[1], queries[1], j)
                         if residuals.size:
                             totals = scale(totals, simd.load(residuals, here))
-                    totals = joined(float_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i))
+                    totals = joined(first_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i))
                     totals = scale(totals, simd.load(weights, here))
                     if bias.size:
                         totals = fma_each(totals, simd.load(bias, here), queries[2], q)

@@ -42,7 +42,16 @@ from turboquant_ref.vectors import norm_and_unit as reference_norm_and_unit
 from . import group, scan
 from ._jit import LEVEL, in_parts
 from ._norms import rows_of
-from .arrange import MAX_COORDINATES, Tables, byte_queries, coordinates, float_queries, tables, units_in_bases
+from .arrange import (
+    MAX_COORDINATES,
+    Tables,
+    byte_queries,
+    coordinates,
+    float_queries,
+    product_tables,
+    tables,
+    units_in_bases,
+)
 from .layout import LANES, Prepared, check_prepared
 from .ranking import Ranking, exact_costs
 
@@ -190,8 +199,11 @@ def _filled(a: Reals, n: int) -> NDArray[np.float32]:
 
 def _floats(known: Tables, queries: list[Reals], beta: Reals, size: int) -> tuple[tuple[Any, ...], Reals]:
     """What `scan.float_scan` calls queries, and the unit of its sums."""
-    first, second = (float_queries(a, s, size) for a, s in zip(queries, (known.first, known.signs), strict=True))
-    return (first, second, _filled(beta, len(first) * size)), np.ones(len(beta))
+    laid = [
+        product_tables(a, section, table) if size == 1 and section.bits <= 2 else float_queries(a, section, size)
+        for a, section, table in zip(queries, (known.first, known.signs), known.floats, strict=True)
+    ]
+    return (*laid, _filled(beta, len(laid[0]) * size)), np.ones(len(beta))
 
 
 def _bytes(known: Tables, queries: list[Reals], beta: Reals, size: int) -> tuple[tuple[Any, ...], Reals]:
@@ -210,7 +222,8 @@ def _scan(
     """Scores, as `ranking` has them, and positions of the best `count` codes, best first."""
     exact = precision == "exact"
     bits = known.first.bits if known.first.bits < 5 else 8
-    kernel = (scan.float_scan if exact else scan.byte_scan)(bits, known.signs.words > 0)
+    signed, alone = known.signs.words > 0, len(ranking.beta) == 1
+    kernel = scan.float_scan(bits, signed, alone) if exact else scan.byte_scan(bits, signed)
     fixed = (known.first.words, known.signs.words), known.floats if exact else known.levels
     vectors = (ranking.weights, ranking.residuals, ranking.bias)
     groups = []

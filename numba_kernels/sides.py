@@ -27,7 +27,8 @@ Reals = NDArray[np.floating[Any]]
 class Side(NamedTuple):
     """Keys or values of all heads: codes (heads, blocks, words, 16), and side scalars (heads, 16 blocks).
 
-    `known` are the sections and tables of Q. A vector is weight (first, residual signs), each in its basis: Pi or S. `residuals` may be empty.
+    A vector is weight (first, residual signs), each in its basis: Pi or S. `residuals` may be empty. `known` are the
+    sections and tables of Q.
     """
 
     Q: Any
