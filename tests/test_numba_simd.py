@@ -255,7 +255,8 @@ def test_a_level_that_the_processor_lacks_is_refused():
 def python(code: str, path: Path = PACKAGE.parent, **variables: str) -> str:
     """What a fresh Python prints, with `path` in front of the others."""
     environment = {**os.environ, "PYTHONPATH": str(path), **variables}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code]  # which looks in the working directory first of all
+    done = subprocess.run(command, env=environment, cwd=path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
