@@ -17,7 +17,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import lower_builtin
 
 from . import simd
-from .simd import F, I, U
+from .simd import F, I, U, llvm, memory, tables
 
 __all__ = [
     *("add_each", "any_above", "dot4_each", "floats", "fma_each", "joined", "of", "scale", "spread", "write", "zeros")
@@ -94,7 +94,7 @@ def _like(group: Any, kind: Any, chains: int | None = None) -> Any:
 
 def _number(builder: Any, array: Any, i: Any, q: int) -> Any:
     """a[i + q] in every lane."""
-    return simd._splat(builder, builder.load(builder.gep(array, [builder.add(i, ir.Constant(i.type, q))])))
+    return llvm.splatted(builder, builder.load(builder.gep(array, [builder.add(i, ir.Constant(i.type, q))])))
 
 
 def _packed(builder: Any, value: Any) -> Any:
@@ -156,26 +156,26 @@ def _lowers(what: Any, returns: Callable[..., Any], *kinds: Any) -> Callable[[Ca
 
 @_lowers(zeros, lambda g: _like(g, F), (int,))
 def _zeros(builder: Any, group: Any) -> Any:
-    return [[simd._constant(ir.FloatType(), 0.0) for _ in chains] for chains in group]
+    return [[llvm.constant(ir.FloatType(), 0.0) for _ in chains] for chains in group]
 
 
 @_lowers(spread, lambda g, a, i: _like(g, I), (int,), types.int32, "i")
 def _spread(builder: Any, group: Any, a: Any, i: Any) -> Any:
-    zero = simd._constant(ir.IntType(32), 0)
+    zero = llvm.constant(ir.IntType(32), 0)
     return [[_number(builder, a, i, q), *(zero for _ in chains[1:])] for q, chains in enumerate(group)]
 
 
 @_lowers(fma_each, lambda t, x, a, i: t, (F,), F, types.float32, "i")
 def _fma_each(builder: Any, totals: Any, x: Any, a: Any, i: Any) -> Any:
     return [
-        [*t[1:], simd._call(builder, "llvm.fma.v16f32", x.type, x, _number(builder, a, i, q), t[0])]
+        [*t[1:], llvm.call(builder, "llvm.fma.v16f32", x.type, x, _number(builder, a, i, q), t[0])]
         for q, t in enumerate(totals)
     ]
 
 
 @_lowers(dot4_each, lambda t, x, a, i: t, (I,), U, types.uint32, "i")
 def _dot4_each(builder: Any, totals: Any, x: Any, a: Any, i: Any) -> Any:
-    return [[*t[1:], simd._dot4(builder, t[0], x, _number(builder, a, i, q))] for q, t in enumerate(totals)]
+    return [[*t[1:], tables.dot4_of(builder, t[0], x, _number(builder, a, i, q))] for q, t in enumerate(totals)]
 
 
 @_lowers(scale, lambda t, x: t, (F,), F)
@@ -196,13 +196,13 @@ def _joined(builder: Any, totals: Any) -> Any:
 
 @_lowers(floats, lambda t: _like(t, F), (I,))
 def _floats(builder: Any, totals: Any) -> Any:
-    return [[builder.sitofp(c, simd._VF) for c in t] for t in totals]
+    return [[builder.sitofp(c, llvm.VECTOR_OF_FLOATS) for c in t] for t in totals]
 
 
 @_lowers(add_each, lambda t, o, a, i: t, (F,), (F,), types.float32, "i")
 def _add_each(builder: Any, totals: Any, others: Any, a: Any, i: Any) -> Any:
     return [
-        [simd._call(builder, "llvm.fma.v16f32", t.type, o, _number(builder, a, i, q), t)]
+        [llvm.call(builder, "llvm.fma.v16f32", t.type, o, _number(builder, a, i, q), t)]
         for q, ((t,), (o,)) in enumerate(zip(totals, others, strict=True))
     ]
 
@@ -220,4 +220,4 @@ def _any_above(builder: Any, totals: Any, a: Any, i: Any) -> Any:
 @_lowers(write, lambda a, t: types.void, types.float32, (F,))
 def _write(builder: Any, a: Any, totals: Any) -> None:
     for q, (t,) in enumerate(totals):
-        simd._write(builder, builder.gep(a, [ir.Constant(ir.IntType(64), simd.N * q)]), t)
+        memory.write(builder, builder.gep(a, [ir.Constant(ir.IntType(64), simd.N * q)]), t)

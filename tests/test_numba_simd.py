@@ -57,7 +57,7 @@ def _of_floats(a, b, out):
     store(out, at + 32, select(x < y, x, y))
     store(out, at + 48, select((x <= y) & (x != y), full_like(a, 1.0), x))
     store(out, at + 64, select((x > y) | ~(x >= y) ^ (x == y), y, x))
-    store(out, at + 80, hadamard16(x))
+    store(out, at + 80, magnitude(x))
     store(out, at + 96, splat(a[3]) + splat(sum_lanes(x)) + splat(max_lanes(x)) * splat(min_lanes(x)))
     store(out, at + 112, splat(lane(x, 5)))
     store(out, at + 128, load_masked(a, 0, first_lanes(5)))
@@ -129,7 +129,7 @@ def _of_words(u, v, s, bytes64, halves, floats, out, i32, f32):
         lookup_bytes64(x, y),
         x << (y & u32x16(31)),
         x >> (y & u32x16(31)),
-        load_bytes(bytes64, 0),
+        load(bytes64, 0),
         load(bytes64, 3),
         load(halves, 0),
         as_u32(load(floats, 0)),
@@ -150,9 +150,9 @@ def _of_words(u, v, s, bytes64, halves, floats, out, i32, f32):
     store(f32, 0, to_f32(x))
     store(f32, 16, to_f32(as_i32(x)))
     store(f32, 32, as_f32(x & u32x16(0x7F7FFFFF)))
-    store(f32, 48, load_half(halves, 0))
+    store(f32, 48, to_f32(load(halves, 0)))
     store(f32, 64, f32x16(0.1))
-    store_bytes(bytes64, 64, x)
+    store(bytes64, 64, x)
     store(bytes64, 128, y)
     store(halves, 16, y)
     prefetch(u, 10**6)

@@ -39,28 +39,19 @@ from .arithmetic import (
     to_i32,
     u32x16,
 )
-from .lanes import hadamard, hadamard16, transpose
-from .llvm import VECTOR_OF_FLOATS as _VF  # noqa: F401
+from .lanes import hadamard, transpose
 from .llvm import D, F, I, M, N, U  # noqa: F401  the types, for files that register functions of their own
-from .llvm import call as _call  # noqa: F401
-from .llvm import constant as _constant  # noqa: F401
-from .llvm import splatted as _splat  # noqa: F401
 from .memory import (
     full_like,
     load,
-    load_bytes,
-    load_half,
     load_many,
     load_masked,
     prefetch,
     store,
-    store_bytes,
     store_many,
     store_masked,
 )
-from .memory import write as _write  # noqa: F401
 from .tables import dot4, gather, lookup, lookup_bytes, lookup_bytes64
-from .tables import dot4_of as _dot4  # noqa: F401
 
 __all__ = [
     "as_f32",
@@ -74,12 +65,9 @@ __all__ = [
     "full_like",
     "gather",
     "hadamard",
-    "hadamard16",
     "i32x16",
     "lane",
     "load",
-    "load_bytes",
-    "load_half",
     "load_many",
     "load_masked",
     "lookup",
@@ -98,7 +86,6 @@ __all__ = [
     "splat",
     "sqrt",
     "store",
-    "store_bytes",
     "store_many",
     "store_masked",
     "sum_lanes",

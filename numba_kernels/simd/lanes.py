@@ -15,31 +15,13 @@ def transpose(rows: Any) -> Any:
     return tuple(np.stack(rows).T.copy())
 
 
-def hadamard16(x: Any) -> Any:
-    """The Walsh-Hadamard transform of the 16 lanes: stages s = 1, 2, 4, 8 of (x_i + x_{i+s}, x_i - x_{i+s})."""
-    for s in (1, 2, 4, 8):
-        low, high = np.split(x.reshape(-1, 2, s), 2, axis=1)
-        x = np.concatenate((low + high, low - high), axis=1).reshape(N)
-    return x
-
-
 def hadamard(x: Any) -> Any:
-    """The Walsh-Hadamard transform of 16 vectors, a tuple, lane by lane; the stages of `hadamard16` in their order."""
+    """The Walsh-Hadamard transform of 16 vectors, a tuple: stages s = 1, 2, 4, 8 of (x_i + x_{i+s}, x_i - x_{i+s})."""
     x = np.stack(x)
     for s in (1, 2, 4, 8):
         pairs = x.reshape(-1, 2, s, N)
         x = np.stack((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]), axis=1).reshape(N, N)
     return tuple(x)
-
-
-@lowers(F, F, of=hadamard16)
-@lowers(D, D, of=hadamard16)
-def _hadamard16(builder: Any, x: Any) -> Any:
-    for s in (1, 2, 4, 8):
-        other = shuffle(builder, x, x, [i ^ s for i in range(N)])
-        total, difference = builder.fadd(x, other), builder.fsub(other, x)
-        x = shuffle(builder, total, difference, [i + N * bool(i & s) for i in range(N)])
-    return x
 
 
 @lowers(TUPLES[F], TUPLES[F], of=hadamard)

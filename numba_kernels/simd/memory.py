@@ -34,16 +34,6 @@ def load_masked(a: Any, i: Any, mask: Any) -> Any:
     return x
 
 
-def load_half(a: Any, i: Any) -> Any:
-    """The 16 float16 numbers from `i` on, given as uint16, as float32."""
-    return _at(a, i).view(np.float16).astype(np.float32)
-
-
-def load_bytes(a: Any, i: Any) -> Any:
-    """The 64 bytes from `i` on of uint8 or int8, as u32 lanes."""
-    return a.reshape(-1)[i : i + 4 * N].view(np.uint32).copy()
-
-
 def store(a: Any, i: Any, x: Any) -> None:
     """Write 16 numbers from `i` on, of the lanes' own type; of u32 lanes also the low bits to uint8 or uint16."""
     _at(a, i)[:] = x.astype(a.dtype)
@@ -52,11 +42,6 @@ def store(a: Any, i: Any, x: Any) -> None:
 def store_masked(a: Any, i: Any, x: Any, mask: Any) -> None:
     """As `store` of the lanes' own type, of the lanes with a flag."""
     a.reshape(-1)[i + np.flatnonzero(mask)] = x[mask]
-
-
-def store_bytes(a: Any, i: Any, x: Any) -> None:
-    """Write the 64 bytes of u32 lanes from `i` on of a uint8 array."""
-    a.reshape(-1)[i : i + 4 * N] = x.view(np.uint8)
 
 
 def load_many(a: Any, i: Any, step: Any) -> Any:
@@ -156,18 +141,6 @@ def _store_masked(builder: Any, pointer: Any, dtype: Any, x: Any, mask: Any) -> 
     call(builder, name, ir.VoidType(), x, pointer, ir.Constant(INT32, 4), mask)
 
 
-def _load_half(builder: Any, pointer: Any, dtype: Any) -> Any:
-    return builder.fpext(read(builder, pointer, ir.HalfType()), vector(FLOAT))
-
-
-def _load_bytes(builder: Any, pointer: Any, dtype: Any) -> Any:
-    return read(builder, pointer, INT32)
-
-
-def _store_bytes(builder: Any, pointer: Any, dtype: Any, x: Any) -> None:
-    write(builder, pointer, x)
-
-
 def _prefetch(builder: Any, pointer: Any, dtype: Any) -> None:
     pointer = builder.bitcast(pointer, INT8.as_pointer())
     call(builder, "llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(INT32, k) for k in (0, 3, 1)))
@@ -187,15 +160,12 @@ def _store_many(builder: Any, pointer: Any, dtype: Any, x: Any, step: Any) -> No
 _BYTES = (types.uint8, types.int8)
 access(load, lambda dtype: (_WIDE[dtype],) if dtype in _WIDE else None, _load)
 access(load_masked, lambda dtype, mask: (WORDS[dtype], M) if dtype in WORDS and mask == M else None, _load_masked)
-access(load_half, lambda dtype: (F,) if dtype == types.uint16 else None, _load_half)
-access(load_bytes, lambda dtype: (U,) if dtype in _BYTES else None, _load_bytes)
 access(store, lambda dtype, x: (types.void, x) if _WIDE.get(dtype) == x and dtype != types.int8 else None, _store)
 access(
     store_masked,
     lambda dtype, x, mask: (types.void, x, M) if WORDS.get(dtype) == x and mask == M else None,
     _store_masked,
 )
-access(store_bytes, lambda dtype, x: (types.void, U) if dtype == types.uint8 and x == U else None, _store_bytes)
 access(
     load_many,
     lambda dtype, step: (TUPLES[_WIDE[dtype]], types.intp) if dtype in _WIDE else None,
