@@ -6,7 +6,6 @@ import os
 
 # small products by several threads stall whenever the cores are busy; must come before NumPy is loaded
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.pop("PYTEST_ADDOPTS", None)  # of this run; some tests start pytest themselves
 
 import pytest
 from hypothesis import settings

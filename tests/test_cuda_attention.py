@@ -266,7 +266,8 @@ def test_attend_on_the_device(
 def test_plain_kernels_in_the_simulator() -> None:
     """The tests below, in a process in which numba simulates a GPU."""
     command = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", __file__, "-k", "simulated"]
-    done = subprocess.run(command, env={**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}, capture_output=True, text=True)
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

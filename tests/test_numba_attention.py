@@ -426,6 +426,6 @@ def test_other_levels(level):
         pytest.skip(str(error))
     chosen = ["-k", "exact and form0 or exp_and"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, *chosen]
-    environment = {**os.environ, "TURBOQUANT_SIMD": level}
+    environment = {**os.environ, "TURBOQUANT_SIMD": level, "PYTEST_ADDOPTS": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
