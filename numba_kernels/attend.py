@@ -103,7 +103,7 @@ def float_scores(
             if residuals.size:
                 totals = scale(totals, simd.load(residuals, block * LANES))
         totals = joined(float_sums(n_bits, totals, codes, at, words[0], tables[0], queries[0], i))
-        write(p[b], scale(totals, simd.load(weights, block * LANES)))
+        write(p, b * size * LANES, LANES, scale(totals, simd.load(weights, block * LANES)))
 
 
 @inner
@@ -131,7 +131,7 @@ def byte_scores(
                 totals = scale(totals, simd.load(residuals, block * LANES))
         sums = byte_sums(n_bits, spread(group, first_starts, q), codes, at, words[0], tables[0], first, i)
         totals = add_each(totals, floats(joined(sums)), first_worth, q)
-        write(p[b], scale(totals, simd.load(weights, block * LANES)))
+        write(p, b * size * LANES, LANES, scale(totals, simd.load(weights, block * LANES)))
 
 
 def scores(

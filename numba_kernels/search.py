@@ -39,7 +39,7 @@ from turboquant_ref.scoring import METRICS, best, check_search, scores_of, store
 from turboquant_ref.vectors import check_integer
 from turboquant_ref.vectors import norm_and_unit as reference_norm_and_unit
 
-from . import group, scan
+from . import group, heaps, scan
 from ._jit import LEVEL, in_parts
 from ._norms import rows_of
 from .arrange import (
@@ -225,7 +225,8 @@ def _scan(
     signed, alone = known.signs.words > 0, len(ranking.beta) == 1
     kernel = scan.float_scan(bits, signed, alone) if exact else scan.byte_scan(bits, signed)
     fixed = (known.first.words, known.signs.words), known.floats if exact else known.levels
-    vectors = (ranking.weights, ranking.residuals, ranking.bias)
+    tile = -(-chunk // LANES)
+    opening = min(128, len(ranking.codes))
     groups = []
     for shape, part in _groups(len(ranking.beta)):
         arranged = (_floats if exact else _bytes)(known, [a[part] for a in queries], ranking.beta[part], len(shape))
@@ -234,14 +235,14 @@ def _scan(
     def run(start: int, stop: int) -> list[tuple[Any, Any]]:
         found = []
         for shape, given, units in groups:
-            thresholds = np.empty(len(given[2]), np.float32)
-            thresholds[: len(units)], thresholds[len(units) :] = -np.inf, np.inf
+            thresholds = np.full(len(given[2]), np.inf, np.float32)
             scores, positions = np.empty((len(units), count), np.float32), np.empty((len(units), count), np.int64)
-            scores[:], positions[:] = -np.inf, scan.NOWHERE
-            candidates = np.empty((len(shape), LANES), np.float32)
-            blocks = (start, stop, ranking.n, max(1, chunk // LANES))
-            heaps = (thresholds, scores, positions)
-            kernel(shape, ranking.codes, blocks, *fixed, given, vectors, heaps, candidates)
+            scores[:], positions[:] = -np.inf, heaps.NOWHERE
+            board = np.empty((len(shape), opening | 1, LANES), np.float32)
+            room = np.empty((max(len(shape), heaps.STEP), LANES), np.float32)
+            vectors, best = (ranking.weights, ranking.residuals, ranking.bias), (thresholds, scores, positions)
+            part = (start, stop, ranking.n, opening, tile)
+            kernel(shape, ranking.codes, part, *fixed, given, vectors, best, board, room)
             found.append((scores, positions))
         return found
 
@@ -250,9 +251,9 @@ def _scan(
     first, *others = in_parts(run, len(ranking.codes), -(-ENOUGH // work), step=7)
     for other in others:
         for (scores, positions), (more, more_positions) in zip(first, other, strict=True):
-            scan.merge(scores, positions, more, more_positions)
+            heaps.merge(scores, positions, more, more_positions)
     for scores, positions in first:
-        scan.order(scores, positions)
+        heaps.order(scores, positions)
     units = _joined([unit for _, _, unit in groups])
     scores, positions = (_joined(a) for a in zip(*first, strict=True))
     return scores * units[:, None], positions

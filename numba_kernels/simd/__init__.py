@@ -7,8 +7,8 @@ byte 4 j + k in memory.
 
 Every function here is an ordinary NumPy function: that is its meaning, and what runs if the JIT is disabled (a vector
 is then an array (16,)). In a kernel, Numba replaces it by the few LLVM instructions registered for it (`llvm.lowers`).
-LLVM splits an operation on 16 lanes to what the processor has, so only table look-ups and the byte dot product are
-written once per instruction set. Lanes with no flag in a masked load or store are not touched in memory.
+LLVM splits an operation on 16 lanes to what the processor has, so only table look-ups, the byte dot product and the
+choice of bits are written once per instruction set. Lanes with no flag in a masked load or store are not touched in memory.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from .arithmetic import (
     as_u32,
     f32x16,
     first_lanes,
+    flags,
     floor,
     fma,
     i32x16,
     lane,
+    lowest,
     magnitude,
     mask_bits,
     max_lanes,
     maximum,
-    merge_bits,
     min_lanes,
     minimum,
     round_even,
@@ -51,7 +52,7 @@ from .memory import (
     store_many,
     store_masked,
 )
-from .tables import dot4, gather, lookup, lookup_bytes, lookup_bytes64
+from .tables import dot4, gather, lookup, lookup_bytes, lookup_bytes64, merge_bits
 
 __all__ = [
     "as_f32",
@@ -60,6 +61,7 @@ __all__ = [
     "dot4",
     "f32x16",
     "first_lanes",
+    "flags",
     "floor",
     "fma",
     "full_like",
@@ -73,6 +75,7 @@ __all__ = [
     "lookup",
     "lookup_bytes",
     "lookup_bytes64",
+    "lowest",
     "magnitude",
     "mask_bits",
     "max_lanes",

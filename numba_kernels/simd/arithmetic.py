@@ -14,6 +14,7 @@ from numba.extending import lower_builtin
 from .llvm import (
     FLOAT,
     FLOATS,
+    INT1,
     INT16,
     INT32,
     INT64,
@@ -192,11 +193,6 @@ def select(mask: Any, x: Any, y: Any) -> Any:
     return np.where(mask, x, y)
 
 
-def merge_bits(bits: Any, x: Any, y: Any) -> Any:
-    """The bits of x where `bits` is 1, those of y where it is 0."""
-    return (x & bits) | (y & ~bits)
-
-
 for _kind, _suffix in FLOATS.items():
     lowers(_kind, *[_kind] * 3, of=fma)(
         lambda builder, x, y, z, suffix=_suffix: call(builder, f"llvm.fma.{suffix}", x.type, x, y, z)
@@ -212,17 +208,22 @@ for _kind, _compare in ((F, "fcmp_ordered"), (D, "fcmp_ordered"), (I, "icmp_sign
     lowers(_kind, M, _kind, _kind, of=select)(lambda builder, mask, x, y: builder.select(mask, x, y))
 
 
-@lowers(U, U, U, U, of=merge_bits)
-def _merge_bits(builder: Any, bits: Any, x: Any, y: Any) -> Any:
-    return builder.or_(builder.and_(x, bits), builder.and_(y, builder.not_(bits)))
-
-
 # -- masks, and one number of all lanes -------------------------------------------------------------------------------
 
 
 def mask_bits(mask: Any) -> Any:
     """The flags as an integer, lane j being bit j; 0 where there is none."""
     return int(mask @ (1 << np.arange(N)))
+
+
+def flags(mask: Any) -> Any:
+    """How many flags there are."""
+    return int(mask.sum())
+
+
+def lowest(bits: Any) -> Any:
+    """The number of the lowest bit of a positive integer that is 1."""
+    return (int(bits) & -int(bits)).bit_length() - 1
 
 
 def first_lanes(n: Any) -> Any:
@@ -259,6 +260,16 @@ def min_lanes(x: Any) -> Any:
 @lowers(types.int64, M, of=mask_bits)
 def _mask_bits(builder: Any, mask: Any) -> Any:
     return builder.zext(builder.bitcast(mask, INT16), INT64)
+
+
+@lowers(types.int64, M, of=flags)
+def _flags(builder: Any, mask: Any) -> Any:
+    return builder.zext(builder.ctpop(builder.bitcast(mask, INT16)), INT64)
+
+
+@lowers(types.int64, types.int64, of=lowest)
+def _lowest(builder: Any, bits: Any) -> Any:
+    return builder.cttz(bits, INT1(1))
 
 
 @lowers(M, types.int64, of=first_lanes)

@@ -1,4 +1,4 @@
-"""Tables in registers and dot products of bytes: what each instruction set has its own instructions for."""
+"""Tables in registers, dot products of bytes, bits chosen: what each instruction set has its own instructions for."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def dot4(total: Any, x: Any, y: Any) -> Any:
     """Total + x_0 y_0 + … + x_3 y_3 in every lane, exact: x_k the unsigned bytes of a u32 lane, y_k signed ones."""
     products = x.view(np.uint8).astype(np.int32) * y.view(np.int8).astype(np.int32)
     return total + products.reshape(N, 4).sum(axis=1, dtype=np.int32)
+
+
+def merge_bits(bits: Any, x: Any, y: Any) -> Any:
+    """The bits of x where `bits` is 1, those of y where it is 0; all u32."""
+    return (x & bits) | (y & ~bits)
 
 
 def _join(builder: Any, low: Any, high: Any) -> Any:
@@ -140,6 +145,14 @@ def dot4_of(builder: Any, total: Any, x: Any, y: Any) -> Any:
             sums = builder.add(low, high)
         total = builder.add(total, sums)
     return total
+
+
+@lowers(U, U, U, U, of=merge_bits)
+def _merge_bits(builder: Any, bits: Any, x: Any, y: Any) -> Any:
+    if LEVEL == "avx512":  # of the plain form, with bits known, LLVM makes two instructions
+        select = ir.Constant(INT32, 0b11001010)
+        return call(builder, "llvm.x86.avx512.pternlog.d.512", x.type, bits, x, y, select)
+    return builder.or_(builder.and_(x, bits), builder.and_(y, builder.not_(bits)))
 
 
 def _gather(builder: Any, pointer: Any, dtype: Any, index: Any) -> Any:
