@@ -150,10 +150,10 @@ def in_parts(run: Callable[[int, int], Any], n: int, enough: int, step: int = 1)
     """
     global _pool
     steps = -(-n // step)
-    count = max(1, min(_threads, steps, n // max(1, enough)))
-    edges = [min(n, steps * i // count * step) for i in range(count + 1)]
-    if count == 1:
+    count = min(_threads, steps, n // max(1, enough))
+    if count <= 1:
         return [run(0, n)]
+    edges = [min(n, steps * i // count * step) for i in range(count + 1)]
     if _pool is None:
         _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="numba_kernels")
     (start, stop), *rest = pairwise(edges)

@@ -6,6 +6,7 @@ lanes never meet, so that a row's result does not depend on its neighbours. T is
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from numpy.typing import DTypeLike, NDArray
@@ -34,9 +35,18 @@ from .simd import (
 LANES = 16
 
 
+_kept = threading.local()
+
+
 def scratch(d: int, dtype: DTypeLike) -> NDArray[Any]:
-    """T for d coordinates: filled up to a multiple of 32 of them, and one 16 x 16 tile more for a ragged edge."""
-    return aligned(((-(-d // 32) * 32 + LANES) * LANES,), dtype)
+    """T for d coordinates: filled up to a multiple of 32 of them, and one 16 x 16 tile more for a ragged edge.
+
+    The one that this thread had last, if it is of this kind: to make one takes longer than to turn a vector.
+    """
+    kind = d, dtype
+    if getattr(_kept, "kind", None) != kind:
+        _kept.kind, _kept.T = kind, aligned(((-(-d // 32) * 32 + LANES) * LANES,), dtype)
+    return _kept.T
 
 
 @kernel

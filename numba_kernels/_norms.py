@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+from numba import config
 from numpy.typing import ArrayLike, NDArray
 
 from turboquant_ref.vectors import Rows, as_rows, first_row
@@ -37,7 +39,7 @@ def safely(rows: Rows, name: str, run: Callable[[Rows], tuple[bool, Reals]]) -> 
     ValueError
         For NaN and infinity, and where a norm is larger than the largest number of the type.
     """
-    with np.errstate(over="ignore", invalid="ignore"):  # NumPy's, where kernels run as Python
+    with np.errstate(over="ignore", invalid="ignore") if config.DISABLE_JIT else nullcontext():
         unusual, norms = run(rows)
     if not unusual:
         return norms

@@ -17,10 +17,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from . import rotation
+from . import rotation, simd
 from ._jit import kernel
 from ._norms import norm_and_unit
-from .layout import Section, sections, stored_bits
+from .layout import LANES, Section, sections, stored_bits
 
 __all__ = [
     *("MAX_COORDINATES", "Tables", "byte_queries", "float_queries", "in_bases", "product_tables", "tables"),
@@ -171,23 +171,36 @@ def product_tables(a: Reals, section: Section, table: Reals) -> NDArray[np.float
 
 
 @kernel
+def _to_bytes(a: Any, i: int, row: Any) -> Any:
+    """Row i of a in whole numbers of at most 127, to `row`, filled up with zeros: their sum, and what 1 is worth."""
+    d = a.shape[1]
+    largest = simd.f32x16(np.float32(0))
+    for j in range(0, d, LANES):
+        largest = simd.maximum(largest, simd.magnitude(simd.load_masked(a, i * d + j, simd.first_lanes(d - j))))
+    unit = simd.max_lanes(largest) / 127.0 if simd.max_lanes(largest) > 0 else 1.0
+    factor, total = simd.f32x16(np.float32(1 / unit)), simd.i32x16(0)
+    for j in range(0, row.size, LANES):
+        x = simd.load_masked(a, i * d + j, simd.first_lanes(d - j))
+        numbers = simd.to_i32(simd.round_even(x * factor))
+        total = total + numbers
+        simd.store(row, j, numbers)
+    return simd.sum_lanes(total), unit
+
+
+@kernel
 def _lay_bytes(a: Any, size: int, parts: int, to: Any, starts: Any, units: Any) -> None:
-    """to[group, word, s, q, c]: coordinate `parts` c + s of a word, of query `size` group + q; see `layout`."""
+    """to[group, word, s, q]: coordinates `parts` c + s of a word, c = 0 … 3, of query `size` group + q."""
+    row = np.empty(-(-to.shape[1] * parts * 4 // LANES) * LANES, np.int32)
     for i in range(a.shape[0]):
-        largest = np.float32(0)
-        for j in range(a.shape[1]):
-            largest = max(largest, abs(a[i, j]))
-        units[i] = largest / 127.0 if largest > 0 else 1.0
-        group, q = divmod(i, size)
-        factor, total, j = 1 / units[i], 0, 0
-        for word in range(to.shape[1]):
-            for c in range(4):
-                for s in range(parts):
-                    if j < a.shape[1]:
-                        number = np.int32(np.rint(a[i, j] * factor))
-                        to[group, word, s, q, c] = number
-                        total, j = total + number, j + 1
+        total, units[i] = _to_bytes(a, i, row)
         starts[i] = -128 * total
+        group, q = divmod(i, size)
+        for word in range(to.shape[1]):
+            for s in range(parts):
+                j, four = word * parts * 4 + s, 0
+                for c in range(4):
+                    four |= (row[j + c * parts] & 255) << 8 * c
+                to[group, word, s, q] = four
 
 
 def byte_queries(
@@ -206,8 +219,8 @@ def byte_queries(
     """
     parts = 4 if section.bits == 3 else 8 // stored_bits(section.bits)
     groups, words = -(-len(a) // size), coordinates(section) // (4 * parts)
-    laid = np.zeros((groups, words, parts, size, 4), np.int8)
+    laid = np.zeros((groups, words, parts, size), np.uint32)
     starts, units = np.zeros(groups * size, np.int32), np.ones(len(a))
     if section.words:
-        _lay_bytes(a, size, parts, laid, starts, units)
-    return laid.view(np.uint32).reshape(groups, words * parts, size), starts, units
+        _lay_bytes(np.ascontiguousarray(a), size, parts, laid, starts, units)
+    return laid.reshape(groups, words * parts, size), starts, units

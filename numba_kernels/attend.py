@@ -26,7 +26,7 @@ from ._jit import inner, kernel
 from .group import add_each, floats, joined, scale, spread, write, zeros
 from .layout import LANES
 from .scan import byte_sums, float_sums, inlined
-from .weigh import weigh
+from .weigh import weigh, weigh_one
 
 __all__ = ["attend_items", "decode", "exp", "logits_items", "tanh"]
 
@@ -233,6 +233,9 @@ def weigh_all(
     bits: Any, some: Any, sums: Any, codes: Any, at: int, words: int, blocks: int, table: Any, p: Any
 ) -> None:
     """`weigh` for all rows, as many at a time as `some` is long."""
+    if len(some) == 1:
+        weigh_one(bits, sums, codes, at, words, blocks, table, p)
+        return
     for first in range(0, p.shape[1], len(some)):
         weigh(bits, some, sums, p.shape[1], first, codes, at, words, blocks, table, p)
 

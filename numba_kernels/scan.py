@@ -163,12 +163,14 @@ def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
 
     @inner
     def scan(group, codes, part, words, tables, queries, vectors, heaps, board, room):  # type: ignore[no-untyped-def]
-        """The best of n = part[2] vectors, of blocks part[0] … part[1] - 1, part[3] of them at a time.
+        """The best of n = part[2] vectors, of blocks part[0] … part[1] - 1, part[4] of them at a time.
 
         A score is (main + signs residual) weight + bias beta. `words` are the words of the two sections; `queries`
         (main, signs, beta), the first two (groups, coordinates, queries of a group), the last (queries); `vectors`
-        (weight, residual, bias), of which the last two may be empty; `heaps` (thresholds, scores, positions): the first fills all groups, infinite where there is no query.
-        `board` (part[3] or more, queries of a group, 16) and `room` (8, 16) are to be written to.
+        (weight, residual, bias), of which the last two may be empty; `heaps` (thresholds, scores, positions),
+        each (queries, …), but the thresholds fill all groups: infinite, where there is no query.
+
+        The scores of the first part[3] blocks go to `board`, to `heaps.begin` with; `room` is for one block of a group.
         """
         start, stop, n, opening, tile = part
         weights, residuals, bias = vectors

@@ -150,8 +150,9 @@ def topk(
 def _check_search(Q: Any, queries: ArrayLike, k: object, metric: str) -> tuple[Reals, int]:
     """`turboquant_ref.scoring.check_search`, but for NaN and infinity in a float array: kernels find these."""
     y = rows_of(queries, Q.d, "queries")
-    _, count = check_search(Q, y[:0] if y.ndim == 2 else y, k, metric)
-    return y, count
+    if y.ndim == 2 and metric in METRICS:
+        return y, check_integer(k, "k", 1)
+    return check_search(Q, y, k, metric)
 
 
 def _check(Q: Any, prepared: Any, known: Tables, precision: str) -> None:

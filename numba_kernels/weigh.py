@@ -1,8 +1,9 @@
 """Weighted sums of codes for a group of queries: the second half of attention, in the basis of the codes.
 
 The lanes of a vector are 16 tokens, so a sum is 16 partial sums, which are added once at the end. Four coordinates of
-up to four queries stay in registers while the blocks of a tile go by; then come the next four coordinates. As in
-`simd`, `row`, `add_row` and `put_row` are ordinary functions, their meaning, for which Numba puts LLVM instructions.
+up to four queries stay in registers while the blocks of a tile go by; then come the next four coordinates. (One query
+alone has `weigh_one`.) As in `simd`, `row`, `add_row` and `put_row` are ordinary functions, their meaning, for which
+Numba puts LLVM instructions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ._jit import inner
 from .layout import LANES
 from .simd import F
 
-__all__ = ["add_row", "put_row", "row", "weigh"]
+__all__ = ["add_row", "put_row", "row", "weigh", "weigh_one"]
 
 
 def row(queries: Any, a: Any, i: Any) -> Any:
@@ -155,3 +156,58 @@ def weigh(
             put_row(sums, i + 2 * across, c)
             put_row(sums, i + 3 * across, d)
             i += 4 * across
+
+
+@inner
+def weigh_one(bits: Any, sums: Any, codes: Any, at: int, words: int, blocks: int, table: Any, weights: Any) -> None:
+    """As `weigh`, for a query that is alone: four blocks at a time, all their words one after the other.
+
+    So few sums may go to memory and back; what this query has to wait for is its codes, which so are read in order.
+    """
+    n_bits, stride = len(bits), codes.shape[2] * LANES
+    step = 2 if n_bits == 3 else n_bits
+    lower_words = words // 3 * 2 if n_bits == 3 else words
+    centroids, third, low, none = simd.load(table, 0), simd.u32x16(4), simd.u32x16(255), simd.f32x16(0)
+    for start in range(0, blocks, 4):
+        last, here, j = min(3, blocks - 1 - start), at + start * stride, start * LANES
+        p, q, r = min(1, last) * stride, min(2, last) * stride, last * stride  # where one lacks, the last: 0 times it
+        u, v = simd.load(weights, j), simd.load(weights, j + LANES) if last > 0 else none
+        w = simd.load(weights, j + 2 * LANES) if last > 1 else none
+        x = simd.load(weights, j + 3 * LANES) if last > 2 else none
+        i = 0
+        for word in range(lower_words):
+            j = here + word * LANES
+            a, b, c, d = simd.load(codes, j), simd.load(codes, j + p), simd.load(codes, j + q), simd.load(codes, j + r)
+            for k in range(4, 8):
+                simd.prefetch(codes, j + k * stride)
+            if n_bits == 3:
+                j, odd = here + (lower_words + word // 2) * LANES, 4 * (word % 2)
+                e, f = simd.load(codes, j) >> odd, simd.load(codes, j + p) >> odd
+                g, h = simd.load(codes, j + q) >> odd, simd.load(codes, j + r) >> odd
+                for _ in range(4):
+                    for _ in range(4):
+                        t = simd.load(sums, i)
+                        t = simd.fma(simd.lookup(centroids, simd.merge_bits(third, e << 2, a)), u, t)
+                        t = simd.fma(simd.lookup(centroids, simd.merge_bits(third, f << 2, b)), v, t)
+                        t = simd.fma(simd.lookup(centroids, simd.merge_bits(third, g << 2, c)), w, t)
+                        t = simd.fma(simd.lookup(centroids, simd.merge_bits(third, h << 2, d)), x, t)
+                        simd.store(sums, i, t)
+                        a, b, c, d = a >> 2, b >> 2, c >> 2, d >> 2
+                        e, f, g, h, i = e >> 1, f >> 1, g >> 1, h >> 1, i + LANES
+                    e, f, g, h = e >> 4, f >> 4, g >> 4, h >> 4
+            elif n_bits == 8:
+                for _ in range(4):
+                    t = simd.fma(simd.gather(table, 0, a & low), u, simd.load(sums, i))
+                    t = simd.fma(simd.gather(table, 0, b & low), v, t)
+                    t = simd.fma(simd.gather(table, 0, c & low), w, t)
+                    t = simd.fma(simd.gather(table, 0, d & low), x, t)
+                    simd.store(sums, i, t)
+                    a, b, c, d, i = a >> 8, b >> 8, c >> 8, d >> 8, i + LANES
+            else:
+                for _ in range(32 // step):
+                    t = simd.fma(simd.lookup(centroids, a), u, simd.load(sums, i))
+                    t = simd.fma(simd.lookup(centroids, b), v, t)
+                    t = simd.fma(simd.lookup(centroids, c), w, t)
+                    t = simd.fma(simd.lookup(centroids, d), x, t)
+                    simd.store(sums, i, t)
+                    a, b, c, d, i = a >> step, b >> step, c >> step, d >> step, i + LANES

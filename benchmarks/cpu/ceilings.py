@@ -55,16 +55,23 @@ def byte_products(out: np.ndarray, bytes_: np.ndarray, steps: int) -> None:
     simd.store(out, 0, a + b + c + d + e + f + g + h + i + j + k + l)
 
 
+def products() -> dict[str, tuple[float, Callable[[], Any]]]:
+    """Products of a call, and the call, of each precision."""
+    floats, integers, bytes_ = np.ones(32, np.float32) / 4, np.ones(16, np.int32), np.arange(32, dtype=np.uint32)
+    return {
+        "exact": (STEPS * CHAINS * 16, partial(float_products, floats, STEPS)),
+        "int8": (STEPS * CHAINS * 64, partial(byte_products, integers, bytes_, STEPS)),
+    }
+
+
 def run(seconds: float, report: Callable[[dict[str, Any]], None], large: int = 2**29) -> None:
     """Bandwidth from a buffer that no cache holds and from two sizes of codes; products a second."""
     sizes = {"read, memory": large, "read, 64 MB": 64_000_000, "read, 6.4 MB": 6_400_000}
     buffers = {name: np.ones(size // 8, np.int64) for name, size in sizes.items()}
-    floats, integers = np.ones(32, np.float32) / 4, np.ones(16, np.int32)
-    bytes_ = np.arange(32, dtype=np.uint32)
     calls: dict[str, Callable[[], Any]] = {name: partial(read, a) for name, a in buffers.items()}
-    calls["float32 products"] = partial(float_products, floats, STEPS)
-    calls["8-bit products"] = partial(byte_products, integers, bytes_, STEPS)
-    work = {**sizes, "float32 products": STEPS * CHAINS * 16, "8-bit products": STEPS * CHAINS * 64}
+    work: dict[str, float] = dict(sizes)
+    for precision, name in (("exact", "float32 products"), ("int8", "8-bit products")):
+        work[name], calls[name] = products()[precision]
     for name, timing in interleaved(calls, seconds).items():
         unit = "GB/s" if name.startswith("read") else "G/s"
         report(

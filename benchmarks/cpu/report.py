@@ -23,8 +23,9 @@ def line(row: dict[str, Any], head: bool = False) -> str:
         if name in HIDDEN:
             continue
         width = max(WIDTHS.get(name, 8), len(name))
+        value = "-" if value is None else value
         shown = name if head else f"{value:.4g}" if isinstance(value, float) else str(value)
-        cells.append(f"{shown:<{width}}" if isinstance(value, str) else f"{shown:>{width}}")
+        cells.append(f"{shown:<{width}}" if name in WIDTHS else f"{shown:>{width}}")
     return " ".join(cells)
 
 

@@ -8,7 +8,8 @@ byte 4 j + k in memory.
 Every function here is an ordinary NumPy function: that is its meaning, and what runs if the JIT is disabled (a vector
 is then an array (16,)). In a kernel, Numba replaces it by the few LLVM instructions registered for it (`llvm.lowers`).
 LLVM splits an operation on 16 lanes to what the processor has, so only table look-ups, the byte dot product and the
-choice of bits are written once per instruction set. Lanes with no flag in a masked load or store are not touched in memory.
+choice of bits are written once per instruction set. Lanes with no flag in a masked load or store are not touched in
+memory.
 """
 
 from __future__ import annotations
