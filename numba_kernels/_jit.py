@@ -111,6 +111,7 @@ def _cached(compiler: Callable[..., Any], function: Callable[..., Any]) -> Any:
 
 _threads = config.NUMBA_NUM_THREADS
 _pool: ThreadPoolExecutor | None = None
+_workers = 0
 
 
 def _forget_pool() -> None:
@@ -131,7 +132,8 @@ def set_threads(n: int) -> None:
     """Let a call use up to `n` threads, at least 1, in the whole process. Results are the same for every n."""
     global _threads, _pool
     _threads = check_integer(n, "n", 1)
-    _pool = None  # what runs on the old one ends there
+    if _threads - 1 > _workers:
+        _pool = None  # what runs on the old one ends there
 
 
 def in_parts(run: Callable[[int, int], Any], n: int, enough: int, step: int = 1) -> list[Any]:
@@ -148,14 +150,15 @@ def in_parts(run: Callable[[int, int], Any], n: int, enough: int, step: int = 1)
     step : int
         Parts begin at multiples of it.
     """
-    global _pool
+    global _pool, _workers
     steps = -(-n // step)
     count = min(_threads, steps, n // max(1, enough))
     if count <= 1:
         return [run(0, n)]
     edges = [min(n, steps * i // count * step) for i in range(count + 1)]
     if _pool is None:
-        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="numba_kernels")
+        _workers = _threads - 1
+        _pool = ThreadPoolExecutor(_workers, thread_name_prefix="numba_kernels")
     (start, stop), *rest = pairwise(edges)
     others = [_pool.submit(run, *part) for part in rest]
     first = run(start, stop)  # in this thread

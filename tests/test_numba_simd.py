@@ -110,6 +110,8 @@ def _of_integers(a, b, out, signed):
     signed[2] = max_lanes(x)
     signed[3] = min_lanes(y)
     signed[4] = lane(y, 15)
+    signed[5] = flags(x < y)
+    signed[6] = lowest(mask_bits(x == y))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -117,7 +119,7 @@ def _of_integers(a, b, out, signed):
 def test_integers(dtype):
     a, b = random_bits(16, 1).view(dtype), random_bits(16, 2).view(dtype)
     b[3:5] = a[3:5]
-    check(_of_integers, a, b, np.zeros(17 * 16, dtype), np.zeros(5, np.int64))
+    check(_of_integers, a, b, np.zeros(17 * 16, dtype), np.zeros(7, np.int64))
 
 
 @kernel

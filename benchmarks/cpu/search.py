@@ -15,6 +15,7 @@ import numpy as np
 
 import numba_kernels as nk
 import turboquant_ref as tq
+from numba_kernels._jit import in_parts
 
 from . import ceilings, peers, vectors
 from .timing import interleaved
@@ -119,18 +120,26 @@ def run(cells: list[Cell], seconds: float, report: Callable[[dict[str, Any]], No
 
 
 def scaling(n: int, seconds: float, report: Callable[[dict[str, Any]], None]) -> None:
-    """One thread and two, ours: a batch of 64."""
+    """One thread and two, ours; beside it, in the same rounds, products in registers: what two cores are worth here."""
+    products = ceilings.products()
     for d, rows in ((128, n), (1536, n // 10)):
         x, y = vectors.random(d, rows, BATCH)
         for name, (_, search) in ours(x, 4).items():
+            product = products[name.removeprefix("ours ")][1]
             for batch in (BATCH, 1):
 
                 def call(threads: int, batch: int = batch, search: Any = search, y: Any = y) -> None:
                     nk.set_threads(threads)
                     search(y[:batch], K)
 
-                found = interleaved({str(t): partial(call, t) for t in (1, 2)}, seconds)
+                def limit(threads: int, product: Any = product) -> None:
+                    nk.set_threads(threads)
+                    in_parts(lambda start, stop: [product() for _ in range(start, stop)], 400, 1)
+
+                turns = {f"{what.__name__} {t}": partial(what, t) for what in (call, limit) for t in (1, 2)}
+                found = {turn: timing.median for turn, timing in interleaved(turns, 2 * seconds).items()}
                 row = {"section": "threads", "d": d, "n": rows, "bits": 4, "batch": batch, "contender": name}
-                one, two = found["1"].median, found["2"].median
-                report(row | {"one thread": one, "two threads": two, "ratio": one / two})
+                row |= {"one thread": found["call 1"], "two threads": found["call 2"]}
+                row |= {"ratio": found["call 1"] / found["call 2"], "of products": found["limit 1"] / found["limit 2"]}
+                report(row)
     nk.set_threads(1)
