@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,9 @@ def safely(rows: Rows, name: str, run: Callable[[Rows], tuple[bool, Reals]]) -> 
     ValueError
         For NaN and infinity, and where a norm is larger than the largest number of the type.
     """
-    with np.errstate(over="ignore", invalid="ignore") if config.DISABLE_JIT else nullcontext():
-        unusual, norms = run(rows)
+    if config.DISABLE_JIT:
+        run = np.errstate(over="ignore", invalid="ignore")(run)
+    unusual, norms = run(rows)
     if not unusual:
         return norms
     as_rows(rows, name=name)

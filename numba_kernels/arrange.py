@@ -140,9 +140,10 @@ def _lay_floats(a: Any, size: int, to: Any) -> None:
 
 def float_queries(a: Reals, section: Section, size: int) -> NDArray[np.float32]:
     """Queries (n, count) as the kernels of float sums read them: (groups, coordinates, size), filled up with zeros."""
+    if not section.words:
+        return np.empty((-(-len(a) // size), 0, size), np.float32)
     laid = np.zeros((-(-len(a) // size), coordinates(section), size), np.float32)
-    if section.words:
-        _lay_floats(a, size, laid)
+    _lay_floats(a, size, laid)
     return laid
 
 
@@ -221,6 +222,6 @@ def byte_queries(
     groups, words = -(-len(a) // size), coordinates(section) // (4 * parts)
     laid = np.zeros((groups, words, parts, size), np.uint32)
     starts, units = np.zeros(groups * size, np.int32), np.ones(len(a))
-    if section.words:
+    if words:
         _lay_bytes(np.ascontiguousarray(a), size, parts, laid, starts, units)
     return laid.reshape(groups, words * parts, size), starts, units

@@ -33,6 +33,7 @@ from turboquant_ref.vectors import as_rows, check_integer
 
 from . import group as grouped
 from ._jit import in_parts
+from ._norms import rows_of
 from .attend import attend_items, logits_items
 from .layout import LANES
 from .sides import ALGORITHMS, Side, side_of
@@ -78,7 +79,7 @@ class _Call:
     ) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.rows, self.precision = as_rows(q, d, name="q"), precision
+        self.rows, self.precision = rows_of(q, d, "q"), precision
         group = reference._heads(self.rows, shape)
         self.scale, self.softcap = reference._check(scale, softcap, d), softcap
         n_queries, self.n = self.rows.shape[-2], shape[-1]
@@ -112,14 +113,15 @@ class _Call:
 
     def from_tiles(self, x: Reals) -> Reals:
         """(kv heads tiles, size, …) to (*batch, heads, n_queries, …)."""
-        full = x.reshape(self.heads, self.tiles * self.size, *x.shape[2:])
-        return self.ungrouped(full[:, : self.per_head])
+        if self.tiles * self.size > self.per_head:
+            x = x.reshape(self.heads, self.tiles * self.size, *x.shape[2:])[:, : self.per_head]
+        return self.ungrouped(x)
 
     def queries(self, keys: Side, scale: float, dtype: Any) -> tuple[Reals, Reals]:
         """Scale times the queries in the basis of the codes: (kv heads rows, count) of each section."""
         norms, (first, signs) = keys.of_units(self.rows.astype(dtype, copy=False).reshape(-1, self.rows.shape[-1]))
         factors = (norms.astype(np.float64) * scale).astype(dtype)[:, None]
-        return first * factors, signs * factors
+        return first * factors, signs * factors if signs.size else signs
 
     def for_kernels(self, keys: Side) -> tuple[Any, ...]:
         """The queries as `attend.float_scores` or `byte_scores` takes them."""
@@ -171,6 +173,8 @@ def _interval(
     n_queries: int, n: int, causal: bool, window: int | None, positions: ArrayLike | None
 ) -> NDArray[np.int64]:
     """The keys first <= j < stop that each query sees, (2, n_queries): `visible` as an interval."""
+    if not causal and window is None and positions is None:
+        return np.array([[0], [n]]).repeat(n_queries, axis=1)
     p = np.arange(n - n_queries, n) if positions is None else np.asarray(positions)
     if p.shape != (n_queries,) or p.dtype.kind not in "iu":
         raise ValueError(f"positions: expected {n_queries} integers, got {p.dtype} {p.shape}")
@@ -369,7 +373,7 @@ def _attention(Qk: Any, Qv: Any, q: ArrayLike, keys: Any, values: Any, chunk: in
     if k is not None and v is not None and dtype == np.float32:
         return _fused(call, k, v, chunk)
     if k is None:
-        scores = call.grouped(call.rows) @ _vectors(keys, "keys", call).swapaxes(-1, -2)
+        scores = call.grouped(as_rows(call.rows, name="q")) @ _vectors(keys, "keys", call).swapaxes(-1, -2)
     else:
         scores = _decoded_scores(call, k, dtype)
     s = call.wide_logits(scores)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ ALGORITHMS = ("mse", "prod", "qjl")
 Reals = NDArray[np.floating[Any]]
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Side:
     """Keys or values of all heads: codes (heads, blocks, words, 16), and side scalars (heads, 16 blocks).
 
     A vector is weight (first, residual signs), each in its basis: Pi or S. `residuals` may be empty. `known` are the
@@ -38,12 +41,12 @@ class Side(NamedTuple):
     residuals: Reals
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def bits(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """What tells a kernel the bits that are stored of each section."""
         return (0,) * _planes(self.known.first.bits), (0,) * (1 if self.known.signs.words else 0)
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, int]:
         """Coordinates of both sections, those that fill up words included."""
         return coordinates(self.known.first), coordinates(self.known.signs)
@@ -63,7 +66,7 @@ class Side(NamedTuple):
         read = known.floats if precision == "exact" else known.levels
         return self.codes, (known.first.words, known.signs.words), read, self.weights, self.residuals
 
-    @property
+    @cached_property
     def has_sketch(self) -> tuple[bool, bool]:
         """Whether each section is a sketch: it is in the basis of S, not of Pi."""
         return getattr(getattr(self.Q, "codebook", None), "bits", 0) == 0, self.known.signs.words > 0
@@ -127,6 +130,9 @@ def side_of(Q: Any, code: Any, name: str) -> Side:
     ValueError
         For a code of another quantizer, or of another shape.
     """
+    kept = code.__dict__.get("side") if isinstance(code, Prepared) else None
+    if kept is not None and kept.Q is Q:
+        return kept
     algorithm = getattr(Q, "algorithm", type(Q).__name__)
     if algorithm not in ALGORITHMS:
         raise TypeError(f"{name}: numba_kernels has attention for {', '.join(ALGORITHMS)}, got {algorithm}")
@@ -141,4 +147,7 @@ def side_of(Q: Any, code: Any, name: str) -> Side:
     codes = np.ascontiguousarray(code.codes).reshape(heads, *code.codes.shape[-3:])
     values = np.ascontiguousarray(code.values).reshape(len(code.values), heads, code.values.shape[-1])
     residuals = values[1] if len(values) > 1 else np.empty((0, 0), values.dtype)
-    return Side(Q, tables(Q), codes, values[0], residuals, code.shape)
+    side = Side(Q, tables(Q), codes, values[0], residuals, code.shape)
+    if np.shares_memory(codes, code.codes) and np.shares_memory(values, code.values):
+        code.__dict__["side"] = side  # where nothing was copied, what is written to the codes is seen
+    return side
