@@ -2,7 +2,12 @@
 
 One block of 16 vectors is decoded once for all queries of a group, whose sums stay in registers (`group`). Sums are of
 two kinds. float32: centroid times query, one fused multiply-add a coordinate. int32: 8-bit levels times an 8-bit query,
-exact, so the same in any order. The scores of a tile of blocks go to a board, from which `heaps` takes the best.
+exact, so the same in any order. Only a block with a score above one of the group's thresholds leaves the fast path; the
+first scores of all wait on a board until thresholds are known (`heaps`).
+
+How near the limit that is: a block at d = 128 and 4 bits takes 704 instructions that multiply for 22 queries in int8,
+48 that decode and 57 that compare, all on the same two ports of an Intel core: 87 % of what products alone reach, and
+84 % for 64 queries in three groups.
 
 Every part of a section's decoding takes the bits of the section as a constant, so that a kernel is compiled for one.
 """
@@ -45,7 +50,8 @@ def upper_bit(high: Any, k: int) -> Any:
 def four_fields(bits: int, totals: Any, centroids: Any, x: Any, query: Any, i: int) -> Any:
     """totals + the centroids of the lowest four fields of x times the queries.
 
-    Written out, as what it is used for: of two nested loops LLVM makes addresses of two registers, which cost 8 %.
+    Written out, for a loop that has no other in it: in nested ones LLVM adds two registers for every address, and the
+    sums took 8 % longer.
     """
     n = len(totals)
     totals = fma_each(totals, simd.lookup(centroids, x), query, i)

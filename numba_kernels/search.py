@@ -65,6 +65,9 @@ PRECISIONS = ("exact", "int8")
 CHUNK = 1024
 """Codes that are scored at a time, for one group of queries after the other: they stay in the second-level cache."""
 
+OPENING = 2048
+"""Codes whose scores a search begins with: the more they are, the fewer of the later ones are better than the best."""
+
 GROUPS = {"avx512": (22, 8), "avx2": (4, 4), "portable": (4, 4)}[LEVEL]
 """Queries of a group: as many as there are registers for, and fewer for a rest."""
 
@@ -226,8 +229,7 @@ def _scan(
     signed, alone = known.signs.words > 0, len(ranking.beta) == 1
     kernel = scan.float_scan(bits, signed, alone) if exact else scan.byte_scan(bits, signed)
     fixed = (known.first.words, known.signs.words), known.floats if exact else known.levels
-    tile = -(-chunk // LANES)
-    opening = min(128, len(ranking.codes))
+    tile, opening = -(-chunk // LANES), min(OPENING // LANES, len(ranking.codes))
     groups = []
     for shape, part in _groups(len(ranking.beta)):
         arranged = (_floats if exact else _bytes)(known, [a[part] for a in queries], ranking.beta[part], len(shape))
@@ -239,6 +241,7 @@ def _scan(
             thresholds = np.full(len(given[2]), np.inf, np.float32)
             scores, positions = np.empty((len(units), count), np.float32), np.empty((len(units), count), np.int64)
             scores[:], positions[:] = -np.inf, heaps.NOWHERE
+            # queries an odd number of lines apart: else they would share a few sets of the cache
             board = np.empty((len(shape), opening | 1, LANES), np.float32)
             room = np.empty((max(len(shape), heaps.STEP), LANES), np.float32)
             vectors, best = (ranking.weights, ranking.residuals, ranking.bias), (thresholds, scores, positions)

@@ -78,7 +78,8 @@ def _check(args: argparse.Namespace) -> dict[str, ModuleType]:
             try:
                 verbs(args.ops, algorithm)
             except ImportError as error:
-                raise Refused(f"--ops: {args.ops!r} is no backend: {error}") from None
+                needed = "a package that has modules mse and prod, as numba_kernels"
+                raise Refused(f"--ops: {args.ops!r} is no backend, {needed}: {error}") from None
     named = args.data is None or args.data in NAMES or re.fullmatch(r"synthetic-\d+", args.data)
     if not named and not Path(args.data).is_file():
         raise Refused(f"--data: {args.data!r} is no file, and none of {', '.join(NAMES)}, synthetic-D")
