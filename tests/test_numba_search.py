@@ -193,6 +193,7 @@ def test_the_best_are_the_first_of_all(name, precision) -> None:
                 norms = np.linalg.norm(x[:n].astype(np.float64), axis=1)
                 options = {"norms": norms, "precision": precision, "chunk": 500}
                 everything = search.topk(Q, prepared, queries, n, metric, **options)
+                assert (np.sort(everything[1], axis=1) == np.arange(n)).all()
                 for k in (1, 10, 127, 128):
                     found = search.topk(Q, prepared, queries, min(k, n), metric, **options)
                     np.testing.assert_array_equal(found[0], everything[0][:, :k])
