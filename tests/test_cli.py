@@ -277,6 +277,7 @@ def test_ctrl_c_while_measuring(tmp_path: Path) -> None:
     code = """if True:
         import signal, sys
         from turboquant_ref import __main__, report
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         compute = report.compute
         def strike(done, total):
             if done == 3:
