@@ -164,8 +164,7 @@ def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
 
     With `alone`, for a group of one query, whose sections of 1 and 2 bits come as product tables.
     """
-    first_sums = table_sums if alone and bits <= 2 else float_sums
-    sign_sums = table_sums if alone else float_sums
+    from_tables = alone and bits <= 2  # numbers alone in the closure: with functions in it, the cache is never hit
 
     @inner
     def scan(group, codes, part, words, tables, queries, vectors, heaps, board, room):  # type: ignore[no-untyped-def]
@@ -192,10 +191,17 @@ def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
                     totals = zeros(group)
                     if signed:
                         upper = at + words[0] * LANES
-                        totals = sign_sums(1, totals, codes, upper, words[1], tables[1], queries[1], j)
+                        if alone:
+                            totals = table_sums(1, totals, codes, upper, words[1], tables[1], queries[1], j)
+                        else:
+                            totals = float_sums(1, totals, codes, upper, words[1], tables[1], queries[1], j)
                         if residuals.size:
                             totals = scale(totals, simd.load(residuals, here))
-                    totals = joined(first_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i))
+                    if from_tables:
+                        totals = table_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i)
+                    else:
+                        totals = float_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i)
+                    totals = joined(totals)
                     weight = simd.load(weights, here)
                     if bias.size:
                         totals, weight = fma_each(scale(totals, weight), simd.load(bias, here), queries[2], q), ones

@@ -362,6 +362,28 @@ print(time.process_time() - start)
     assert float(python(code).splitlines()[-1]) < 0.5
 
 
+@JIT
+def test_what_is_on_disk_is_not_compiled_again():
+    """By numba's own count, in a second process: encoding, search and attention, of both precisions."""
+    code = """
+import numpy as np
+from numba.core import event
+import numba_kernels as nk, turboquant_ref as tq
+x = np.random.default_rng(0).standard_normal((100, 48), np.float32)
+with event.install_recorder("numba:compile") as compiled:
+    for bits in (2, 3):
+        Q = tq.mse.setup(48, bits, 0, "structured")
+        codes, heads = nk.mse.encode(Q, x), nk.mse.encode(Q, x[None])
+        for precision in nk.search.PRECISIONS:
+            for n in (1, 30):
+                nk.search.topk(Q, codes, x[:n], 3, precision=precision)
+                nk.attention.attend(Q, Q, x[None, :n], heads, heads, precision=precision)
+print(sum(happened.is_end for _, happened in compiled.buffer))
+"""
+    python(code)
+    assert python(code) == "0"
+
+
 # ------------------------------------------------------------------------------------ threads
 
 
