@@ -96,24 +96,28 @@ def put(found: Any, at: int, first: int, count: int, threshold: float, scores: A
 
 
 @inner
-def offer(room: Any, first: int, count: int, thresholds: Any, scores: Any, positions: Any) -> None:
-    """`put` the scores (queries, 16) of one block into the heaps (queries, k) of its first queries."""
-    for q in range(len(scores)):
-        thresholds[q] = put(room, q * LANES, first, count, thresholds[q], scores[q], positions[q])
+def offer(room: Any, size: int, first: int, count: int, q: int, heaps: Any) -> None:
+    """`put` the scores (size, 16) of one block into the heaps of query q and those after it."""
+    thresholds, scores, positions = heaps
+    for j in range(min(size, len(scores) - q)):
+        i = q + j
+        thresholds[i] = put(room, j * LANES, first, count, thresholds[i], scores[i], positions[i])
 
 
 @inner
-def begin(board: Any, first: int, count: int, thresholds: Any, scores: Any, positions: Any, room: Any) -> None:
-    """`put` the first of all scores, `count` of them on a board (queries, blocks, 16), into empty heaps.
+def begin(board: Any, first: int, count: int, q: int, heaps: Any, room: Any) -> None:
+    """`put` the first of all scores, `count` of them on a board (queries, blocks, 16), into empty heaps, from q on.
 
     These would take nearly all of the first, most of them for a moment: a bound keeps them away.
     """
-    for q in range(len(scores)):
-        at, blocks = q * board.shape[1] * LANES, count // LANES // STEP * STEP
-        thresholds[q] = bound(board, q, blocks, scores.shape[1], room) if blocks else -np.inf
-        for i in range(-(-count // LANES)):
-            here = i * LANES
-            thresholds[q] = put(board, at + here, first + here, count - here, thresholds[q], scores[q], positions[q])
+    thresholds, scores, positions = heaps
+    full = count // LANES // STEP * STEP
+    for j in range(min(len(board), len(scores) - q)):
+        i, at = q + j, j * board.shape[1] * LANES
+        thresholds[i] = bound(board, j, full, scores.shape[1], room) if full else -np.inf
+        for here in range(0, count, LANES):
+            left = count - here
+            thresholds[i] = put(board, at + here, first + here, left, thresholds[i], scores[i], positions[i])
 
 
 @inner

@@ -158,6 +158,24 @@ def byte_sums(bits: int, sums: Any, codes: Any, at: int, words: int, table: Any,
     return sums
 
 
+@inlined
+def keep(
+    totals: Any, here: int, count: int, q: int, place: int, vectors: Any, beta: Any, heaps: Any, board: Any, room: Any
+) -> None:
+    """A block's sums to scores, and these to block `place` of the board, or, if it is negative, to the heaps.
+
+    `here` is the position of its first code, from which on there are `count`, and q the first of its queries.
+    """
+    weight, bias = simd.load(vectors[0], here), vectors[2]
+    if bias.size:
+        totals, weight = fma_each(scale(totals, weight), simd.load(bias, here), beta, q), simd.f32x16(1)
+    if place >= 0:
+        write(board, place * LANES, board.shape[1] * LANES, scale(totals, weight))
+    elif any_above(totals, weight, heaps[0], q):
+        write(room, 0, LANES, scale(totals, weight))
+        offer(room, len(totals), here, count, q, heaps)
+
+
 @functools.cache
 def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
     """The kernel of float32 sums for a first section of these bits, and signs after it if there are any.
@@ -178,13 +196,11 @@ def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
         The scores of the first part[3] blocks go to `board`, to `heaps.begin` with; `room` is for one block of a group.
         """
         start, stop, n, opening, tile = part
-        weights, residuals, bias = vectors
-        thresholds, scores, positions = heaps
-        size, stride, ones = len(group), codes.shape[1] * LANES, simd.f32x16(1)
+        residuals, size, stride = vectors[1], len(group), codes.shape[1] * LANES
         first, last = start, start
         while last < stop:
             first, last = last, min(last + (tile if last > start else opening), stop)
-            for g in range(-(-len(scores) // size)):
+            for g in range(len(heaps[0]) // size):
                 q, i, j = g * size, g * queries[0].shape[1] * size, g * queries[1].shape[1] * size
                 for block in range(first, last):
                     at, here = block * stride, block * LANES
@@ -202,17 +218,10 @@ def float_scan(bits: int, signed: bool, alone: bool = False) -> Any:
                     else:
                         totals = float_sums(bits, totals, codes, at, words[0], tables[0], queries[0], i)
                     totals = joined(totals)
-                    weight = simd.load(weights, here)
-                    if bias.size:
-                        totals, weight = fma_each(scale(totals, weight), simd.load(bias, here), queries[2], q), ones
-                    if first == start:
-                        write(board, (block - first) * LANES, board.shape[1] * LANES, scale(totals, weight))
-                    elif any_above(totals, weight, thresholds, q):
-                        write(room, 0, LANES, scale(totals, weight))
-                        offer(room, here, n - here, thresholds[q:], scores[q : q + size], positions[q : q + size])
+                    place = block - first if first == start else -1
+                    keep(totals, here, n - here, q, place, vectors, queries[2], heaps, board, room)
                 if first == start:
-                    count, best = min(last * LANES, n) - first * LANES, (scores[q : q + size], positions[q : q + size])
-                    begin(board, first * LANES, count, thresholds[q:], *best, room)
+                    begin(board, first * LANES, min(last * LANES, n) - first * LANES, q, heaps, room)
 
     return scan
 
@@ -228,13 +237,11 @@ def byte_scan(bits: int, signed: bool) -> Any:
         A start is what a sum begins with; a ratio what a unit of the signs' sum is worth in units of main's.
         """
         start, stop, n, opening, tile = part
-        weights, residuals, bias = vectors
-        thresholds, scores, positions = heaps
-        size, stride, ones = len(group), codes.shape[1] * LANES, simd.f32x16(1)
+        residuals, size, stride = vectors[1], len(group), codes.shape[1] * LANES
         first, last = start, start
         while last < stop:
             first, last = last, min(last + (tile if last > start else opening), stop)
-            for g in range(-(-len(scores) // size)):
+            for g in range(len(heaps[0]) // size):
                 q, i, j = g * size, g * queries[0].shape[1] * size, g * queries[1].shape[1] * size
                 for block in range(first, last):
                     at, here = block * stride, block * LANES
@@ -248,16 +255,9 @@ def byte_scan(bits: int, signed: bool) -> Any:
                         if residuals.size:
                             signs = scale(signs, simd.load(residuals, here))
                         totals = add_each(totals, signs, queries[5], q)
-                    weight = simd.load(weights, here)
-                    if bias.size:
-                        totals, weight = fma_each(scale(totals, weight), simd.load(bias, here), queries[2], q), ones
-                    if first == start:
-                        write(board, (block - first) * LANES, board.shape[1] * LANES, scale(totals, weight))
-                    elif any_above(totals, weight, thresholds, q):
-                        write(room, 0, LANES, scale(totals, weight))
-                        offer(room, here, n - here, thresholds[q:], scores[q : q + size], positions[q : q + size])
+                    place = block - first if first == start else -1
+                    keep(totals, here, n - here, q, place, vectors, queries[2], heaps, board, room)
                 if first == start:
-                    count, best = min(last * LANES, n) - first * LANES, (scores[q : q + size], positions[q : q + size])
-                    begin(board, first * LANES, count, thresholds[q:], *best, room)
+                    begin(board, first * LANES, min(last * LANES, n) - first * LANES, q, heaps, room)
 
     return scan
