@@ -7,26 +7,82 @@ of the machine is in `_device`, whose arrays it takes and gives in `_homes`; bot
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ._device import FAST_FROM, capability, enough_memory, is_fast, processors, ready, shared_memory, simulated
 from ._homes import Home, address, home_of, name_of, on_device
 
 __all__ = [
-    "FAST_FROM", "Function", "Home", "address", "blocks", "capability", "compiled", "enough_memory", "home_of",
-    "is_fast", "name_of", "on_device", "plain", "processors", "ptx_of", "ready", "shared_memory", "simulated",
+    "FAST_FROM", "Function", "Home", "address", "blocks", "capability", "compiled", "enough_memory", "fix", "home_of",
+    "is_fast", "name_of", "on_device", "plain", "processors", "ptx_of", "ready", "shared_memory", "simulated", "view",
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class View:
+    """Contiguous memory of somebody's array, as a plain kernel takes it."""
+
+    owner: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def view(a: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+    """A contiguous array of any library in another shape, its bytes as numbers of another dtype; nothing is copied."""
+    if not simulated():
+        return View(a, shape, dtype or name_of(a))
+    if dtype is None:
+        return a.reshape(shape)
+    return a.reshape((*shape[:-1], shape[-1] * np.dtype(dtype).itemsize // a.dtype.itemsize)).view(np.dtype(dtype))
+
+
+def _kind(argument: Any) -> Any:
+    """The numba type of an argument of a plain kernel."""
+    from numba import typeof, types
+
+    if not hasattr(argument, "shape") or np.isscalar(argument):
+        return typeof(argument)
+    if type(argument).__module__.startswith("numba") and not argument.is_c_contiguous():
+        raise ValueError(f"expected a C-contiguous array, got strides {argument.strides} for shape {argument.shape}")
+    return _array_kind(name_of(argument), len(argument.shape), types)
+
+
+@functools.cache
+def _array_kind(dtype: str, ndim: int, types: Any) -> Any:
+    return types.Array(getattr(types, "boolean" if dtype == "bool" else dtype), ndim, "C")
+
+
+def fix(kernel: Any, grid: Any, block: Any, *arguments: Any) -> Callable[[int], None]:
+    """The launch of a plain kernel with these arguments, as a function of the stream; in the simulator too.
+
+    Parameters
+    ----------
+    kernel : what ``cuda.jit`` returned
+    grid, block : int or tuple of int
+    arguments : numbers, and C-contiguous arrays on the device, which the caller keeps alive
+    """
+    grid, block = (x if isinstance(x, tuple) else (x,) for x in (grid, block))
+    if 0 in grid:
+        return lambda stream: None
+    if simulated():
+        return lambda stream: kernel[grid, block](*arguments)
+    kinds = tuple(map(_kind, arguments))
+    key = (ready().get_current_device().id, kernel, kinds)
+    if key not in _functions:
+        _functions[key] = Function(kernel.py_func, kinds)
+    return _functions[key].fix((*grid, 1, 1)[:3], block, *arguments)
+
+
 def plain(kernel: Any, grid: Any, block: Any, home: Home, *arguments: Any) -> None:
-    """Launch a plain kernel on arrays, on the caller's stream; in the simulator too."""
-    if 0 in (grid if isinstance(grid, tuple) else (grid,)):
-        return
-    cuda, handle = ready(), home.stream()
-    stream = cuda.external_stream(handle) if handle and not simulated() else 0
-    _explained(lambda: kernel[grid, block, stream](*arguments))
+    """Launch a plain kernel on arrays, on the caller's stream."""
+    launch, stream = fix(kernel, grid, block, *arguments), home.stream()
+    _explained(lambda: launch(stream))
 
 
 def _explained(work: Callable[[], Any]) -> Any:
@@ -48,24 +104,31 @@ def _explained(work: Callable[[], Any]) -> Any:
         raise
 
 
+_NUMBERS = {
+    "bool": ctypes.c_uint8, "int32": ctypes.c_int32, "int64": ctypes.c_int64, "float32": ctypes.c_float,
+    "float64": ctypes.c_double,
+}  # fmt: skip
+
+
 def _words(kind: Any, argument: Any) -> list[Any]:
     """An argument as the kernel's parameters: a number is one, an array what numba passes for one."""
     if not hasattr(kind, "ndim"):
-        return [{"int32": ctypes.c_int32, "int64": ctypes.c_int64, "float32": ctypes.c_float}[str(kind)](argument)]
+        return [_NUMBERS[str(kind)](argument)]
     shape = [int(n) for n in argument.shape]
-    size = kind.dtype.bitwidth // 8
+    size = np.dtype(str(kind.dtype)).itemsize
     strides = [size * math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    return [ctypes.c_int64(n) for n in (0, 0, math.prod(shape), size, address(argument), *shape, *strides)]
+    at = address(argument.owner if isinstance(argument, View) else argument)
+    return [ctypes.c_int64(n) for n in (0, 0, math.prod(shape), size, at, *shape, *strides)]
 
 
 class Function:
-    """A compiled fast kernel: arguments are addresses and numbers, launches go straight to the driver.
+    """A compiled kernel: arguments are addresses, numbers and arrays, launches go straight to the driver.
 
     Parameters
     ----------
     kernel : Python function
     signature : tuple of numba types
-        Of its arguments: int32, int64, float32, and C-contiguous arrays.
+        Of its arguments: bool, numbers of 32 or 64 bits, and C-contiguous arrays.
     dynamic : int
         Bytes of dynamic shared memory of a block; more than 48 KB are allowed.
     """
@@ -106,7 +169,7 @@ class Function:
             raise RuntimeError(f"the driver refused a kernel: {text.decode() if isinstance(text, bytes) else text}")
 
     def fix(
-        self, grid: tuple[int, int, int], threads: int, *arguments: Any, early: bool = False
+        self, grid: tuple[int, int, int], threads: int | tuple[int, ...], *arguments: Any, early: bool = False
     ) -> Callable[[int], None]:
         """The launch with these arguments, as a function of the stream: a few microseconds, capturable in a graph.
 
@@ -117,11 +180,12 @@ class Function:
         values = [word for kind, a in zip(self._kinds, arguments, strict=True) for word in _words(kind, a)]
         pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         where, (x, y, z) = ctypes.addressof(pointers), grid
+        block = (*(threads if isinstance(threads, tuple) else (threads,)), 1, 1)[:3]
         if x * y * z == 0:
             return lambda stream: None
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = grid
-        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = block
         config.sharedMemBytes = self.dynamic
         if early:
             attribute = driver.CUlaunchAttribute()
@@ -134,7 +198,7 @@ class Function:
                 config.hStream = stream
                 error = driver.cuLaunchKernelEx(config, handle, where, 0)[0]
             else:
-                error = driver.cuLaunchKernel(handle, x, y, z, threads, 1, 1, self.dynamic, stream, where, 0)[0]
+                error = driver.cuLaunchKernel(handle, x, y, z, *block, self.dynamic, stream, where, 0)[0]
             if error:
                 self._check(error)
 
@@ -146,6 +210,7 @@ class Function:
 
 
 _functions: dict[Any, Function] = {}
+"""Of fast kernels by factory and constants, of plain ones by kernel and types."""
 
 
 def compiled(factory: Callable[..., Any], *constants: Any, **options: Any) -> Function:

@@ -98,7 +98,7 @@ def problem(Q: Any, q: Any, keys: Any, scale: float | None, softcap: float | Non
     shape = tuple(int(n) for n in q.shape)
     if not shape or shape[-1] != Q.d:
         raise ValueError(f"q: expected (*batch, heads, n_queries, {Q.d}), got {shape}")
-    group = _heads(q, keys.shape)
+    group = _heads(shape, keys.shape)
     heads = math.prod(keys.shape[:-1])
     return Problem(Q, keys, (*shape[:-1], keys.shape[-1]), heads, group * shape[-2], _check(scale, softcap, Q.d))
 

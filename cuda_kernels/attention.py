@@ -85,7 +85,7 @@ def _checked(
         raise ValueError("values: expected the block table of keys")
     if _launch.on_device(q):
         check_device(q, None if Qk is None else Qk.d, "q")
-    _heads(q, k_shape)
+    _heads(tuple(int(n) for n in q.shape), k_shape)
     d, n, n_queries = int(q.shape[-1]), k_shape[-1], int(q.shape[-2])
     factor = _check(scale, softcap, Qk.d if Qk is not None else d)
     p = np.arange(n - n_queries, n) if positions is None else np.asarray(to_host(positions))

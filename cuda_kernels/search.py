@@ -115,12 +115,11 @@ def _chunk(
     from numba import types
 
     from . import search_plain as plain
-    from .logits import _array
 
     home, device = _launch.home_of(), _launch.ready().to_device
     m, n = len(y), stop - start
     own = metric == "cosine" and given is None
-    norms = _array(keys.scales).reshape((n,)) if given is None else device(given[start:stop].astype(y.dtype))
+    norms = _launch.view(keys.scales, (n,)) if given is None else device(given[start:stop].astype(y.dtype))
     if own:  # codes that differ in their norm alone have equal cosines, exactly
         keys = replace(keys, scales=device(np.ones((1, n), np.float32)))
     p = problem(Q, y[None], keys, 1.0, None)

@@ -80,7 +80,7 @@ class _Call:
         if precision not in PRECISIONS:
             raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.rows, self.precision = rows_of(q, d, "q"), precision
-        group = reference._heads(self.rows, shape)
+        group = reference._heads(self.rows.shape, shape)
         self.scale, self.softcap = reference._check(scale, softcap, d), softcap
         n_queries, self.n = self.rows.shape[-2], shape[-1]
         self.heads, self.per_head = math.prod(shape[:-1]), group * n_queries

@@ -244,6 +244,24 @@ def test_pages(bits: int) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    ("algorithm", "bits", "dtype"), [("mse", 2, "f"), ("mse", 3, "d"), ("prod", 2, "f"), ("qjl", 0, "d")]
+)
+def test_a_fixed_plain_call_reads_its_query_each_time(algorithm: str, bits: int, dtype: str) -> None:
+    from cuda_kernels import _launch
+
+    module = getattr(tq, algorithm)
+    Q = module.setup(8, bits, 1) if bits else module.setup(8, rng=1)
+    keys = layout.prepare(Q, module.encode(Q, RNG.standard_normal((2, 5, 8)), "float32"))
+    q = RNG.standard_normal((3, 2, 1, 8)).astype(dtype)
+    on_device = _launch.ready().to_device(q[0])
+    call = logits.fix(Q, on_device, keys, dtype=str(q.dtype))
+    for each in q:
+        _launch.ready().to_device(each, to=on_device)
+        np.testing.assert_array_equal(call().copy_to_host(), logits.logits(Q, each, keys))
+
+
+@needs_kernels
 def test_nothing_to_do() -> None:
     Q = tq.mse.setup(8, 2, 1)
     keys = layout.prepare(Q, tq.mse.encode(Q, np.ones((1, 5, 8))))

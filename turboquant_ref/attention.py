@@ -86,15 +86,15 @@ def softmax(logits: Reals) -> Reals:
     return np.asarray(e / np.where(total > 0, total, 1))
 
 
-def _heads(q: Reals, shape: tuple[int, ...]) -> int:
-    """Query heads a key head."""
-    fits = q.ndim >= 3 and len(shape) == q.ndim - 1 and q.shape[:-3] == shape[:-2]
-    if not fits or shape[-2] == 0 or q.shape[-3] % shape[-2]:
+def _heads(q: tuple[int, ...], shape: tuple[int, ...]) -> int:
+    """Query heads a key head, from the shapes of queries and codes."""
+    fits = len(q) >= 3 and len(shape) == len(q) - 1 and q[:-3] == shape[:-2]
+    if not fits or shape[-2] == 0 or q[-3] % shape[-2]:
         raise ValueError(
             "q: expected (*batch, heads, n_queries, d), and keys of batch shape (*batch, kv_heads, n_keys), heads a "
-            f"multiple of kv_heads; got {q.shape} and {shape}"
+            f"multiple of kv_heads; got {q} and {shape}"
         )
-    return int(q.shape[-3] // shape[-2])
+    return q[-3] // shape[-2]
 
 
 def _shape_logits(
@@ -159,7 +159,7 @@ def logits(
     """
     rows = as_rows(q, Q.d, name="q")
     shape = batch_shape(keys)
-    group = _heads(rows, shape)
+    group = _heads(rows.shape, shape)
     factor = _check(scale, softcap, Q.d)
     module = module_of(Q)
     seen = visible(rows.shape[-2], shape[-1], causal, window, positions)
@@ -305,7 +305,7 @@ def partial(
     (kv_shape, n_keys), (_, n_values) = _extent(Qk, keys), _extent(Qv, values)
     if n_keys != n_values:
         raise ValueError(f"values: expected {n_keys} of them, as many as keys, got {n_values}")
-    group = _heads(rows, (*kv_shape, n_keys))
+    group = _heads(rows.shape, (*kv_shape, n_keys))
     grouped = rows.reshape(*kv_shape, group, *rows.shape[-2:])
     heads = list(np.ndindex(*kv_shape))
     scores = [_block_scores(Qk, grouped[i], keys, i) for i in heads]
@@ -391,7 +391,7 @@ def fidelity(
         over the draw of the quantizer, so one draw scatters around them.
     """
     q, k, v = as_rows(q, Qk.d, "q"), as_rows(k, Qk.d, "k"), as_rows(v, Qv.d, "v")
-    group = _heads(q, k.shape[:-1])
+    group = _heads(q.shape, k.shape[:-1])
     keys, values = module_of(Qk).quantize(Qk, k), module_of(Qv).quantize(Qv, v)
     seen = np.broadcast_to(visible(q.shape[-2], k.shape[-2], causal, window), (*q.shape[:-1], k.shape[-2]))
     factor = _check(scale, None, Qk.d)
