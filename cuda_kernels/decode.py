@@ -1,9 +1,12 @@
 """Decode attention straight from codes on the int8 tensor cores: one pass over keys and values, split over many blocks.
 
-    prepare    turns the queries (Pi q, and S q for `prod` keys), makes 16-bit integers of them and lays them out as
-    operands attend     a block has some of the chunks of 64 keys of one sequence and key head; its warps take turns.
+    prepare    turns the queries (Pi q, and S q for `prod` keys), makes 16-bit integers of them, and operands
+    attend     a team of warps has some of the chunks of 64 keys of one sequence and key head; its warps take turns.
                A warp copies the next chunk's codes to shared memory while it computes this one's: `_decode_programs`
-    combine    joins the blocks' partial results, turns them back (Pi^T), and rounds them to the caller's dtype
+    combine    joins the teams' partial results, turns them back (Pi^T), and rounds them to the caller's dtype
+
+Two teams fill a multiprocessor, as one block: of two blocks the older is served first, and the other is left to work
+alone at the end.
 
 The three are launched in a row, and can be captured in a CUDA graph: what they read and write is fixed by `Decoder`.
 
@@ -25,10 +28,13 @@ from .machine import program
 
 U32, I32, I64, F32 = ptx.U32, ptx.I32, ptx.I64, ptx.F32
 
-ATTEND = (I64,) * 13 + (I32,) * 7
+ATTEND = (I64,) * 13 + (I32,) * 9
 """keys' planes (2), norms, residuals; values' planes (2), scales; operands, factors, codebooks, partial sums, their
-tops and totals, block table, lengths; keys of a tile, tiles a sequence, heads, chunks a block, queries, causal,
-window."""
+tops and totals, block table, lengths; keys of a tile, tiles a sequence, heads, heads x row blocks, teams of each, teams
+of all, queries, causal, window."""
+
+TEAMS = 2
+"""Of a block."""
 
 
 def _plane_copier(row: int, region: int, page_shift: int) -> Any:
@@ -122,9 +128,9 @@ def _locator(side: Side, page_shift: int) -> Any:
 
 
 def shared_bytes(keys: Side, values: Side, columns: int, warps: int) -> int:
-    """Dynamic shared memory of a block: the warps' chunks, or what they merge at the end."""
+    """Shared memory of a team of `warps`: their chunks, or what they merge at the end; a multiple of 16."""
     chunks = warps * (keys.offsets[-1] + values.offsets[-1])
-    return max(chunks, warps * 4 * columns * 4 * shared_row(values.d))
+    return -(-max(chunks, warps * 4 * columns * 4 * shared_row(values.d)) // 16) * 16
 
 
 def shared_row(d: int) -> int:
@@ -135,7 +141,7 @@ def shared_row(d: int) -> int:
 def attend_kernel(
     keys: Side, values: Side, columns: int, warps: int = 8, page_shift: int = -1, overlap: bool = False
 ) -> tuple[Any, Any]:
-    """The kernel and its signature, for 4 `columns` query rows a block; grid (splits, heads x row blocks, sequences).
+    """The kernel and its signature, for 4 `columns` query rows a team of `warps`; grid (teams / TEAMS).
 
     page_shift : log2 of the keys of a page; -1 if each sequence's keys are contiguous.
     overlap : begin while `prepare` still runs, and let `combine` begin: compute capability 9.0.
@@ -143,6 +149,7 @@ def attend_kernel(
     d, rows, row_floats = values.d, 4 * columns, values.d + 4
     # a row in shared memory: a gap after each lane's coordinates, then top and total, so that 32 lanes meet 32 banks
     part, row_shared = d // 8 + 1, shared_row(d)
+    team_bytes = shared_bytes(keys, values, columns, warps)
     key_bytes, warp_bytes = keys.offsets[-1], keys.offsets[-1] + values.offsets[-1]
     swizzle, reload = values.swizzle, columns * d > 128
     k_planes, v_planes, has_residuals = len(keys.planes), len(values.planes), keys.residuals
@@ -256,22 +263,32 @@ def attend_kernel(
 
     def kernel(
         k0, k1, kn, kr, v0, v1, vn, operands, factors, codebooks, partial, table, lengths,
-        capacity, pages, heads, per, n_queries, causal, window,
+        capacity, pages, heads, groups, splits, teams, n_queries, causal, window,
     ):  # fmt: skip
         lane = uint32(cuda.threadIdx.x & 31)
-        warp = int32(cuda.threadIdx.x >> 5)
-        split, hy, sequence = int32(cuda.blockIdx.x), int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
-        blocks = int32(quotient(uint32(cuda.gridDim.y), uint32(heads)))
+        team = int32(quotient(uint32(cuda.threadIdx.x), uint32(32 * warps)))
+        thread = int32(int32(cuda.threadIdx.x) - team * int32(32 * warps))
+        warp = int32(thread >> 5)
+        which = int32(int32(cuda.blockIdx.x) * int32(TEAMS) + team)
+        if which >= teams:
+            return
+        group = int32(quotient(uint32(which), uint32(splits)))
+        sequence = int32(quotient(uint32(group), uint32(groups)))
+        split, hy = int32(which - group * splits), int32(group - sequence * groups)
+        blocks = int32(quotient(uint32(groups), uint32(heads)))
         head = int32(quotient(uint32(hy), uint32(blocks)))
         n = ptx.load_i32(lengths + 4 * sequence) if lengths != 0 else capacity
         start = int32(max(n - n_queries - window + 1, 0) // CHUNK)
         stop = int32((n + CHUNK - 1) // CHUNK)
-        c = int32(start + split * per + warp)
-        last = int32(min(start + (split + 1) * per, stop))
-        if start + split * per >= last:
+        live = int32(min(splits, stop - start))
+        if split >= live:
             return
-        block_shared = uint32(ptx.shared_address(cuda.shared.array(0, uint32)))
-        to_k = uint32(block_shared + uint32(warp * warp_bytes))
+        per = int32(quotient(uint32(stop - start), uint32(live)))
+        more = int32(stop - start - per * live)  # of the teams have one chunk more
+        c = int32(start + split * per + min(split, more) + warp)
+        last = int32(start + (split + 1) * per + min(split + 1, more))
+        team_shared = uint32(ptx.shared_address(cuda.shared.array(0, uint32)) + uint32(team * team_bytes))
+        to_k = uint32(team_shared + uint32(warp * warp_bytes))
         to_v = uint32(to_k + uint32(key_bytes))
         tile = (int64(sequence) * heads + head) * capacity
         here = table + 4 * int64(sequence) * pages
@@ -309,7 +326,6 @@ def attend_kernel(
             ptx.grid_next()
             ptx.grid_wait()
 
-        group = int32(sequence * int32(cuda.gridDim.y) + hy)
         query = load_query(operands + (int64(group) * (32 * n_query) + int64(lane)) * 4)
         factor = load_factors(factors + (int64(group) * (4 * n_factor) + int64(t)) * 4)
         hidden = int32(n_queries - 1) if causal else int32(0)  # of the last keys, from some queries
@@ -354,18 +370,18 @@ def attend_kernel(
         # the warps' parts become one, in the room of the chunks
         tops = end(state)
         wait_all()
-        cuda.syncthreads()
-        mine = uint32(block_shared + (uint32(warp * rows) + t) * uint32(4 * row_shared))
+        ptx.team_barrier(uint32(team + 1), uint32(32 * warps))
+        mine = uint32(team_shared + (uint32(warp * rows) + t) * uint32(4 * row_shared))
         spill(uint32(mine + g * uint32(4 * part)), total)
         if g == 0:
             spill_state(mine, tops)
-        cuda.syncthreads()
+        ptx.team_barrier(uint32(team + 1), uint32(32 * warps))
         parts = cuda.shared.array(0, float32)
-        out = partial + (int64(group) * int32(cuda.gridDim.x) + int32(cuda.blockIdx.x)) * (4 * rows * row_floats)
-        i = int32(cuda.threadIdx.x)
+        out = partial + int64(which) * (4 * rows * row_floats)
+        i = thread
         while i < rows * d:
             q, x = i // d, i % d
-            at = q * row_shared
+            at = int32(team * int32(team_bytes // 4) + q * row_shared)
             of_top, of_x = at + 8 * part, at + x + x // (d // 8)
             top = float32(LOWEST)
             for w in range(warps):

@@ -157,12 +157,22 @@ def prepare_kernel(keys: Side, columns: int, dtype: str, overlap: bool = False) 
     return kernel, PREPARE
 
 
-COMBINE = (I64,) * 5 + (I32,) * 8 + (F32,)
+COMBINE = (I64,) * 5 + (I32,) * 7 + (F32,)
 
 
 def combine_threads(together: int) -> int:
     """Threads of a block: few rows are a matter of latency, many of how many blocks are resident."""
     return 1024 if together == 1 else 512
+
+
+def ahead(together: int) -> int:
+    """Splits that a thread reads before it knows what for: what another multiprocessor wrote takes a microsecond."""
+    return 5 if together == 1 else 1
+
+
+def room(splits: int, values: Side, columns: int, together: int) -> int:
+    """Floats of partial results, and of what is read beyond them and not used."""
+    return (splits + ahead(together) * (combine_threads(together) // values.d)) * 4 * columns * (values.d + 4)
 
 
 LOG_2 = 0.6931471805599453
@@ -174,7 +184,7 @@ def combine_kernel(
     """Join the splits of `together` query rows and turn the sums back; grid (rows / together, heads, sequences).
 
     Arguments: partial results, the matrix Pi, outputs, tops and totals (pairs, if not `whole`), lengths; splits, heads,
-    rows, row blocks, chunks a block, queries, window, keys of a sequence where there are no lengths; the unit of the
+    rows, row blocks, queries, window, keys of a sequence where there are no lengths; the unit of the
     value codebook.
 
     whole : divide by the sum of the weights; else give the sums, and their tops and totals.
@@ -188,7 +198,7 @@ def combine_kernel(
     store, size = STORES[dtype]
 
     def load_(o: Any, address: Any) -> list[Any]:
-        return [o.float_of(o.global_word(address, 4 * d * k)) for k in range(piece)]
+        return [o.float_of(o.global_word(address, 4 * d * k, False)) for k in range(piece)]
 
     def dot_(o: Any, matrix: list[Any], vectors: Any, before: list[Any]) -> list[Any]:
         out = []
@@ -202,16 +212,31 @@ def combine_kernel(
         for r, value in enumerate(x):
             o.put(address, value, 4 * r * threads)
 
+    n_ahead, split = ahead(together), 4 * rows * row_floats
+    places = tuple(split * parts * j + 4 * row_floats * r for j in range(n_ahead) for r in range(together))
+    some = ptx.load_each("f32", places, True)
+
+    def weigh_(o: Any, tops: list[Any], values: list[Any], state: Any, part: Any, live: Any) -> list[Any]:
+        out = []
+        for r in range(together):
+            top, total = o.single(state, 4 * r), o._f(0.0)
+            for j in range(n_ahead):
+                i = together * j + r
+                more = o.fmul(o.exp2(o.fsub(tops[i], top)), values[i])
+                total = o.fadd(total, o.if_less(o.add(part, parts * j), live, more, 0.0))
+            out.append(total)
+        return out
+
     numbers = ptx.group(F32, piece)
     each = ptx.group(F32, together)
+    weigh = program(weigh_, each, *(2 * (ptx.group(F32, n_ahead * together),)), U32, I32, I32)
     load = program(load_, numbers, I64)
     dot = program(dot_, each, numbers, U32, each)
     put = program(put_, types.void, U32, each)
-    quotient = program(lambda o, a, b: o.quotient(a, b), U32, U32, U32)
     nothing = program(lambda o: [o._f(0.0)] * together, each)
 
     def kernel(
-        partial, turn, outputs, tops, lengths, splits, heads, n_rows, blocks, per, n_queries, window, capacity, unit
+        partial, turn, outputs, tops, lengths, splits, heads, n_rows, blocks, n_queries, window, capacity, unit
     ):  # fmt: skip
         sums = cuda.shared.array(all_sums, float32)
         vectors = cuda.shared.array(all_rows, float32)
@@ -224,22 +249,23 @@ def combine_kernel(
         n = ptx.load_i32(lengths + 4 * sequence) if lengths != 0 else capacity
         start = int32(max(n - n_queries - window + 1, 0) // CHUNK)
         stop = int32((n + CHUNK - 1) // CHUNK)
-        live = int32(quotient(uint32(stop - start + per - 1), uint32(per)))
+        live = int32(min(splits, stop - start))
         group = (int64(sequence) * heads + head) * blocks + first // rows
         source = partial + (group * splits * rows + first % rows) * (4 * row_floats)
         stride = int64(4 * rows * row_floats)
         if overlap:
             ptx.grid_wait()
+        tops_ahead, sums_ahead = some(source + part * stride + 4 * d), some(source + part * stride + 4 * column)
         row, lane = int32(thread >> 5), int32(thread & 31)
         if row < together:  # a warp a row: its top, and the sum of its weights
             at = source + row * (4 * row_floats) + 4 * d
             top, total = float32(LOWEST), float32(0)
             i = lane
             while i < live:
-                higher = max(top, ptx.fetch_f32(at + i * stride))
-                total = total * ptx.exp2(top - higher)
+                other, more = ptx.fetch_f32(at + i * stride), ptx.fetch_f32(at + i * stride + 4)
+                higher = max(top, other)
+                total = total * ptx.exp2(top - higher) + more * ptx.exp2(other - higher)
                 top = higher
-                total += ptx.fetch_f32(at + i * stride + 4) * ptx.exp2(ptx.fetch_f32(at + i * stride) - top)
                 i += 32
             for lanes in (16, 8, 4, 2, 1):
                 other = ptx.shuffle_xor_f32(top, uint32(lanes))
@@ -250,9 +276,13 @@ def combine_kernel(
             if lane == 0:
                 state[row], state[4 + row] = top, total
         cuda.syncthreads()
+        put(
+            uint32(ptx.shared_address(sums) + uint32(4 * thread)),
+            weigh(tops_ahead, sums_ahead, ptx.shared_address(state), part, live),
+        )
         for r in range(together):
-            value = float32(0)
-            i = part
+            value = sums[r * threads + thread]
+            i = int32(part + n_ahead * parts)
             while i < live:
                 at = source + r * (4 * row_floats) + i * stride
                 value += ptx.exp2(ptx.fetch_f32(at + 4 * d) - state[r]) * ptx.fetch_f32(at + 4 * column)

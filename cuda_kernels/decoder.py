@@ -15,8 +15,12 @@ from .logits import kept
 
 FAST_DIMENSIONS = (64, 128, 256)
 LOG2_E = 1 / math.log(2)
+
+NARROW, WIDE = (6, 168), (4, 255)
+"""Warps of a team and most registers of a thread: two teams fill a multiprocessor."""
+FEW = 128
+"""Chunks a team up to which the wide form is faster, on an H100: its warps take half as long for each."""
 UNLIMITED = 1 << 30
-BLOCKS_PER_PROCESSOR = 2
 
 
 def side_of(codes: Prepared, d: int) -> Any:
@@ -45,14 +49,16 @@ def page_shift_of(codes: Prepared) -> int | None:
     return size.bit_length() - 1 if size >= 16 and size & (size - 1) == 0 else None
 
 
-def chunks_a_block(chunks: int, warps: int, processors: int) -> int:
-    """Chunks of 64 keys for each block, of `chunks` of all sequences and heads.
+def teams_for(chunks: int, groups: int, warps: int, slots: int) -> int:
+    """How many teams share the `chunks` of 64 keys of each of `groups`, where `slots` teams of `warps` work at once.
 
-    All blocks should be resident at once, two a processor, and the warps of each have the same number of chunks.
+    A team costs about as much as one chunk of each of its warps, besides its chunks.
     """
-    slots = max(BLOCKS_PER_PROCESSOR * processors, 1)
-    per = max(-(-chunks // slots), 1)
-    return -(-per // warps) * warps
+
+    def cost(splits: int) -> float:
+        return math.ceil(groups * splits / slots) * (chunks / (splits * warps) + 1)
+
+    return min(sorted({1, *(max(1, min(waves * slots // groups, chunks)) for waves in (1, 2, 3))}), key=cost)
 
 
 class Decoder:
@@ -69,21 +75,21 @@ class Decoder:
         Written at every call.
     scale, causal, window
         As in `attention.logits`, at the default positions.
-    per : int, optional
-        Chunks a block.
+    splits : int, optional
+        Teams for each sequence and key head.
     overlap : bool, optional
         Whether each launch may begin before the one before it has ended; True from compute capability 9.0 on.
     together : {1, 4}, optional
         Query rows that a block of the last kernel joins.
     registers, warps : int, optional
-        Most registers of a thread of the main kernel, and warps of a block of it.
+        Most registers of a thread of the main kernel, and warps of a team of it.
     whole : bool
         Give the output; else the sums in the original basis, and the tops and totals of a `Partial`, in `tops`.
     """
 
     def __init__(
         self, Qk: Any, Qv: Any, q: Any, keys: Prepared, values: Prepared, out: Any, *, scale: float | None = None,
-        causal: bool = True, window: int | None = None, per: int | None = None, whole: bool = True,
+        causal: bool = True, window: int | None = None, splits: int | None = None, whole: bool = True,
         home: _launch.Home | None = None, overlap: bool | None = None, together: int | None = None,
         registers: int | None = None, warps: int | None = None,
     ) -> None:  # fmt: skip
@@ -103,11 +109,11 @@ class Decoder:
         chunks = -(-n_most // decode.CHUNK)
         if window is not None:
             chunks = min(chunks, -(-(window + n_queries) // decode.CHUNK) + 1)
-        if warps is None:  # two blocks a processor, and the registers that are left for each thread
-            warps, registers = (4, None) if columns * d > 128 else (6, 168) if K.prod or paged else (8, 128)
-        if per is None:
-            per = chunks_a_block(chunks * groups * batch, warps, _launch.processors())
-        self.splits, self.per = max(-(-chunks // per), 1), per
+        slots = decode.TEAMS * _launch.processors()
+        if warps is None:
+            few = not paged and K.bits + V.bits == 8 and chunks * groups * batch <= FEW * slots
+            warps, registers = WIDE if columns * d > 128 or (d == 128 and few) else NARROW
+        self.splits = teams_for(chunks, groups * batch, warps, slots) if splits is None else splits
         self.out, self.home = out, home
         factor = (1 / math.sqrt(Qk.d) if scale is None else scale) * LOG2_E
         (k_words, k_unit), (v_words, v_unit) = _codebook(Qk), _codebook(Qv)
@@ -119,7 +125,10 @@ class Decoder:
         per_factor = 3 if K.prod else 1
         self.operands = home.empty((batch * groups * columns * (d // 16) * (2 if K.prod else 1) * 32,), "int32")
         self.factors = home.empty((batch * groups * columns * per_factor * 4,), "float32")
-        size = batch * groups * self.splits * 4 * columns * (Qv.d + 4)
+        if together is None:
+            together = 4 if batch * kv_heads * n_rows > 2 * _launch.processors() else 1
+        teams = batch * groups * self.splits
+        size = decode_ends.room(teams, V, columns, together)
         _launch.enough_memory(4 * size, "partial results of decode attention")
         self.partial = home.empty((size,), "float32")
         self.tops = None if whole else home.empty((batch, heads, n_queries, 2), "float32")
@@ -133,14 +142,12 @@ class Decoder:
         sketch = _sketch_constant(Qk)
         span = UNLIMITED if window is None else window
         overlap = _launch.capability() >= (9, 0) if overlap is None else overlap
-        if together is None:
-            together = 4 if batch * kv_heads * n_rows > 2 * _launch.processors() else 1
         prepare = _launch.compiled(
             decode_ends.prepare_kernel, K, columns, _launch.name_of(q), overlap, registers=128
         )
         attend = _launch.compiled(
             decode.attend_kernel, K, V, columns, warps, shift, overlap,
-            dynamic=decode.shared_bytes(K, V, columns, warps), registers=registers,
+            dynamic=decode.TEAMS * decode.shared_bytes(K, V, columns, warps), registers=registers,
         )  # fmt: skip
         combine = _launch.compiled(
             decode_ends.combine_kernel, V, columns, _launch.name_of(out), whole, together, overlap, registers=64
@@ -153,16 +160,16 @@ class Decoder:
                 factor * sketch * (256 / 127 - 1),
             ),
             attend.fix(
-                (self.splits, groups, batch), 32 * warps, *planes(keys),
+                (-(-teams // decode.TEAMS), 1, 1), decode.TEAMS * 32 * warps, *planes(keys),
                 at(keys.scales if keys.residuals is None else keys.residuals), *planes(values), at(self.operands),
                 at(self.factors), at(self.codebooks), at(self.partial), table, lengths, capacity,
-                int(keys.table.shape[1]) if paged else 0, kv_heads, per, n_queries, int(causal), span,
-                early=overlap,
+                int(keys.table.shape[1]) if paged else 0, kv_heads, groups, self.splits, teams, n_queries,
+                int(causal), span, early=overlap,
             ),
             combine.fix(
                 (-(-n_rows // together), kv_heads, batch), decode_ends.combine_threads(together), at(self.partial),
                 at(self.turn_back), at(out), 0 if whole else at(self.tops), lengths, self.splits, kv_heads, n_rows,
-                row_blocks, per, n_queries, span, capacity, v_unit, early=overlap,
+                row_blocks, n_queries, span, capacity, v_unit, early=overlap,
             ),
         )  # fmt: skip
 

@@ -143,6 +143,9 @@ copy_8 = _store("cp.async.ca.shared.global [$0], [$1], 8;", U32, I64)
 copy_commit = instruction("cp.async.commit_group;", types.void, memory=True)
 copy_wait = tuple(instruction(f"cp.async.wait_group {n};", types.void, memory=True) for n in range(8))
 
+team_barrier = instruction("bar.sync $0, $1;", types.void, U32, U32, memory=True)
+"""Wait for the $1 threads that name barrier $0, 1 to 15."""
+
 # Overlapping launches, compute capability 9.0: let the next kernel of the stream begin, if it was launched early; wait
 # until all that came before this one has ended, and what it wrote can be read.
 grid_next = instruction("griddepcontrol.launch_dependents;", types.void, memory=True)
