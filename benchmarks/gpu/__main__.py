@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-SECTIONS = ("ceilings", "logits", "attention", "quantize")
+SECTIONS = ("ceilings", "logits", "attention", "quantize", "triton_peers")
 """Each is a module of this package with ``run() -> dict``, which prints its table as it goes."""
 
 PACKAGES = ("numpy", "numba", "numba-cuda", "cuda-bindings", "torch", "jax", "cupy-cuda13x", "triton")
-PEERS = ("turbo-attn",)
+PEERS = ("turbo-attn", "turboquant-vllm", "fused-turboquant")
 
 
 def environment() -> dict[str, Any]:
