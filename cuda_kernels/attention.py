@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from turboquant_ref.attention import Fidelity, Partial, _check, _heads, fidelity, select, softmax, visible
+from turboquant_ref.attention import Fidelity, Partial, fidelity, select, softmax, visible
 from turboquant_ref.attention import merge as _merge
 from turboquant_ref.vectors import check_integer
 
 from . import _launch
-from .decoder import Decoder, address, page_shift_of, side_of
+from ._attention_call import Call, checked, four_axes, is_fast
+from ._attention_plain import plain
+from .decoder import Decoder
 from .layout import Prepared, to_host
-from .logits import as_prepared, kept, logits
-from .vectors import as_rows, check_device
+from .logits import logits
 
 __all__ = [
     "Fidelity",
@@ -43,247 +43,18 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Checked arguments: keys and values on the device, and which keys each query position sees."""
-
-    Qk: Any
-    Qv: Any
-    keys: Any
-    values: Any
-    shape: tuple[int, ...]
-    """(*batch, heads, n_queries)."""
-    kv_shape: tuple[int, ...]
-    """(*batch, kv_heads, n_keys)."""
-    scale: float
-    softcap: float | None
-    mask: Any
-    added: Any
-    intervals: Any
-    """(n_queries, 2): first key, and one past the last."""
-    causal: bool
-    """Whether the intervals are those of decoding in order: position n - n_queries + i sees what is before or at it."""
-    window: int | None
-    in_order: bool = True
-
-    @property
-    def n(self) -> int:
-        return self.kv_shape[-1]
-
-
-def _checked(
-    Qk: Any, Qv: Any, q: Any, keys: Any, values: Any, scale: float | None, softcap: float | None, mask: Any,
-    causal: bool, window: int | None, positions: Any, added: Any = None,
-) -> _Call:  # fmt: skip
-    keys = keys if Qk is None else as_prepared(Qk, keys)
-    values = values if Qv is None else as_prepared(Qv, values)
-    k_shape, v_shape = _batch(Qk, keys), _batch(Qv, values)
-    if k_shape != v_shape:
-        raise ValueError(f"values: expected the batch shape of keys, {k_shape}, got {v_shape}")
-    tables = [None if Q is None else x.table for Q, x in ((Qk, keys), (Qv, values))]
-    if (tables[0] is None) != (tables[1] is None) or (tables[0] is not None and not _same(*tables)):
-        raise ValueError("values: expected the block table of keys")
-    if _launch.on_device(q):
-        check_device(q, None if Qk is None else Qk.d, "q")
-    _heads(tuple(int(n) for n in q.shape), k_shape)
-    d, n, n_queries = int(q.shape[-1]), k_shape[-1], int(q.shape[-2])
-    factor = _check(scale, softcap, Qk.d if Qk is not None else d)
-    p = np.arange(n - n_queries, n) if positions is None else np.asarray(to_host(positions))
-    visible(n_queries, 0, causal, window, p)  # checks positions and window
-    first, last = np.zeros(n_queries, np.int64), np.full(n_queries, n)
-    if causal:
-        last = np.minimum(last, p + 1)
-    if window is not None:
-        first, last = np.maximum(first, p - window + 1), np.minimum(last, p + window)
-    intervals = np.stack([first, np.maximum(last, first)], axis=1).astype(np.int32)
-    everything = bool(np.all(intervals == (0, n)))
-    in_order = bool(np.all(p == np.arange(n - n_queries, n))) and (causal or window is None or n_queries == 1)
-    shape = tuple(int(x) for x in q.shape[:-1])
-    return _Call(
-        Qk, Qv, keys, values, shape, k_shape, factor, softcap, mask, added, intervals,
-        causal and not everything if in_order or everything else None, None if everything else window, in_order,
-    )  # fmt: skip
-
-
-def _same(a: Any, b: Any) -> bool:
-    return address(a) == address(b) or bool(np.array_equal(to_host(a), to_host(b)))
-
-
-def _batch(Q: Any, x: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in (x.shape if Q is not None else x.shape[:-1]))
-
-
-def _is_fast(call: _Call, dtype: str) -> bool:
-    """Whether the fused kernel takes it."""
-    if (
-        not _launch.is_fast()
-        or call.Qk is None
-        or call.Qv is None
-        or call.causal is None
-        or any(x is not None for x in (call.softcap, call.mask, call.added))
-        or dtype not in ("float32", "float16", "bfloat16")
-        or call.Qk.d != call.Qv.d
-        or call.Qv.algorithm != "mse"
-        or call.Qk.algorithm not in ("mse", "prod")
-        or min(call.kv_shape) == 0
-        or min(call.shape) == 0
-    ):
-        return False
-    sides = side_of(call.keys, call.Qk.d), side_of(call.values, call.Qv.d)
-    pages = page_shift_of(call.keys), page_shift_of(call.values)
-    return None not in sides and None not in pages and pages[0] == pages[1]
-
-
-def _four_axes(x: Prepared) -> Prepared:
-    """Codes of one batch axis."""
-    if x.table is not None or len(x.shape) == 3:
-        return x
-    shape = (math.prod(x.shape[:-2]), *x.shape[-2:])
-    fields = {
-        name: a.reshape((*shape, *tuple(a.shape)[len(x.shape) :]))
-        for name, a in (("codes", x.codes), ("high", x.high), ("scales", x.scales), ("residuals", x.residuals))
-        if a is not None
-    }
-    return Prepared(
-        x.form, fields["codes"], fields.get("high"), fields["scales"], fields.get("residuals"), x.scalars, x.fingerprint
-    )
-
-
-def _fused(call: _Call, q: Any, home: _launch.Home, whole: bool, dtype: str) -> Any:
+def _fused(call: Call, q: Any, home: _launch.Home, whole: bool, dtype: str) -> Any:
     *batch, heads, n_queries = call.shape
     size = math.prod(batch)
     q = home.take(q).reshape((size, heads, n_queries, call.Qk.d))
     out = home.empty((size, heads, n_queries, call.Qv.d), dtype)
     decoder = Decoder(
-        call.Qk, call.Qv, q, _four_axes(call.keys), _four_axes(call.values), out, scale=call.scale, causal=call.causal,
+        call.Qk, call.Qv, q, four_axes(call.keys), four_axes(call.values), out, scale=call.scale, causal=call.causal,
         window=call.window, whole=whole, home=home,
     )  # fmt: skip
     decoder()
     out = out.reshape((*call.shape, call.Qv.d))
     return out if whole else (decoder.tops.reshape((*call.shape, 2)), out)
-
-
-# ------------------------------------------------------------------------------------------------------ plain kernels
-
-
-def _reader(Q: Any, x: Any) -> Any:
-    from .decode_plain import Reader
-
-    if Q is None:
-        return Reader(tuple(x.shape)[-1])
-    width = {"mse": Q.d, "qjl": getattr(Q, "m", 0), "prod": Q.d + getattr(Q, "m", 0)}[Q.algorithm]
-    return Reader(width, Q.algorithm, x.form, x.table is not None)
-
-
-def _turn(Q: Any, back: bool, dtype: str) -> Any:
-    """The matrix that rows are multiplied with to enter the basis of the codes, or to leave it."""
-
-    def make() -> Any:
-        parts = [Q.rotation.matrix()] if Q.algorithm != "qjl" else []
-        parts += [Q.sketch.matrix()] if Q.algorithm != "mse" else []
-        matrix = np.concatenate(parts)
-        return (matrix if back else matrix.T).astype(dtype)
-
-    return kept(Q, ("turn back" if back else "turn", dtype), make)
-
-
-def _numbers(Q: Any, dtype: str) -> Any:
-    """The table of `decode_plain.element`."""
-
-    def make() -> Any:
-        parts = [] if Q.algorithm == "qjl" else [Q.codebook.centroids if Q.codebook.bits else np.zeros(1)]
-        if Q.algorithm != "mse":
-            constant = Q.sketch.constant * (
-                1.0 if Q.algorithm == "qjl" or Q.stores_residual else Q.expected_residual
-            )
-            parts.append([-constant, constant])
-        return np.concatenate(parts).astype(dtype)
-
-    return kept(Q, ("numbers", dtype), make)
-
-
-def _cuda(a: Any) -> Any:
-    """As numba's kernels take it."""
-    return a if hasattr(a, "copy_to_host") or _launch.simulated() else _launch.ready().as_cuda_array(a)
-
-
-def _product(a: Any, b: Any, home: _launch.Home, dtype: str) -> Any:
-    from .decode_plain import multiply
-
-    out = _launch.ready().device_array((int(a.shape[0]), int(b.shape[1])), np.dtype(dtype))
-    _launch.plain(multiply, _launch.blocks(math.prod(out.shape), 128), 128, home, a, b, out)
-    return out
-
-
-def _rows_of(Q: Any, x: Any, home: _launch.Home, dtype: str) -> tuple[Any, ...]:
-    """Codes, high, scales, residuals, table of numbers, rows of a head or page: what `decode_plain` reads."""
-    none = _launch.ready().to_device(np.zeros((1, 1), np.uint8))
-    if Q is None:
-        rows = as_rows(x, home=home).array
-        return _cuda(rows), none, none, none, none, tuple(x.shape)[-2]
-    n = math.prod(int(k) for k in x.scales.shape)
-
-    def flat(a: Any, *tail: int) -> Any:
-        return none if a is None or 0 in tail else _cuda(a).reshape((n, *tail))
-
-    return (
-        flat(x.codes, x.form.row), flat(x.high, x.form.row_high), flat(x.scales), flat(x.residuals), _numbers(Q, dtype),
-        tuple(x.scales.shape)[-1],
-    )  # fmt: skip
-
-
-def _plain(call: _Call, q: Any, home: _launch.Home, whole: bool) -> Any:
-    from . import decode_plain as plain
-
-    rows = as_rows(q, home=home)
-    dtype, n = rows.dtype, call.n
-    device = _launch.ready().to_device
-    kinds = _reader(call.Qk, call.keys), _reader(call.Qv, call.values)
-    queries = _cuda(rows.array)
-    if call.Qk is not None:
-        queries = _product(queries, _turn(call.Qk, False, dtype), home, dtype)
-    heads = call.kv_shape[-2]
-    n_rows, group = rows.n, call.shape[-2] // heads
-    batch = math.prod(call.kv_shape[:-2])
-
-    def spread(a: Any, name: str) -> Any:
-        if a is None:
-            return device(np.zeros((1, 1), dtype))
-        a = to_host(a) if _launch.on_device(a) else np.asarray(a)
-        if name == "mask" and a.dtype == bool:
-            a = np.where(a, 0, -np.inf)
-        return device(np.ascontiguousarray(np.broadcast_to(a, (*call.shape, n)).reshape(n_rows, n), dtype=dtype))
-
-    paged = call.Qk is not None and call.keys.table is not None
-    seen = np.broadcast_to(call.intervals, (batch, *call.intervals.shape))
-    if paged:  # the queries are the last of each sequence
-        lengths = to_host(call.keys.lengths)[:, None, None]
-        seen = np.clip(seen - (n - lengths) * call.in_order, 0, lengths)
-        seen[..., 0] *= call.intervals[:, 0] > 0
-        seen = np.where(call.intervals == n, lengths, seen)
-    table = _cuda(call.keys.table) if paged else device(np.zeros((1, 1), np.int32))
-    per = max(256, _launch.blocks(n, max(1, 8 * _launch.processors() // max(n_rows, 1))))
-    splits = max(1, _launch.blocks(n, per))
-    width = kinds[1].width
-    sums, tops = (_launch.ready().device_array((n_rows, splits, k), np.dtype(dtype)) for k in (width, 2))
-    joined, joined_tops = (_launch.ready().device_array((n_rows, k), np.dtype(dtype)) for k in (width, 2))
-    kernel = plain.attend_kernel(
-        *kinds, dtype, call.softcap is not None, call.added is not None, call.mask is not None
-    )
-    _launch.plain(
-        kernel, (n_rows, splits), plain.THREADS, home, queries, *_rows_of(call.Qk, call.keys, home, dtype),
-        *_rows_of(call.Qv, call.values, home, dtype), table,
-        device(np.ascontiguousarray(seen, dtype=np.int32)), spread(call.added, "added"), spread(call.mask, "mask"),
-        heads, group, per, call.scale, call.softcap or 1.0, sums, tops,
-    )  # fmt: skip
-    _launch.plain(plain.combine, n_rows, plain.THREADS, home, sums, tops, joined, joined_tops, whole)
-    if call.Qv is not None:
-        joined = _product(joined, _turn(call.Qv, True, dtype), home, dtype)
-    out = joined.reshape((*call.shape, int(joined.shape[1])))
-    return out if whole else (joined_tops.reshape((*call.shape, 2)), out)
-
-
-# ------------------------------------------------------------------------------------------------------------- verbs
 
 
 def _home(*arrays: Any) -> _launch.Home:
@@ -325,7 +96,7 @@ def attend(Qk: Any, Qv: Any, q: Any, keys: Any, values: Any, *, dtype: str | Non
         If there is no GPU or no numba-cuda.
     """
     q = _checked_queries(q, Qk.d)
-    call = _checked(Qk, Qv, q, keys, values, **_options(options))
+    call = checked(Qk, Qv, q, keys, values, **_options(options))
     return _result(call, q, dtype)
 
 
@@ -357,7 +128,7 @@ def partial(
         Its arrays live where q does.
     """
     q = _checked_queries(q, None if Qk is None else Qk.d)
-    call = _checked(Qk, Qv, q, keys, values, scale, softcap, mask, causal, window, positions, added)
+    call = checked(Qk, Qv, q, keys, values, scale, softcap, mask, causal, window, positions, added)
     tops, sums = _result(call, q, None, whole=False)
     return Partial(tops[..., 0], tops[..., 1], sums)
 
@@ -369,7 +140,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     return {**known, **options}
 
 
-def _result(call: _Call, q: Any, dtype: str | None, whole: bool = True) -> Any:
+def _result(call: Call, q: Any, dtype: str | None, whole: bool = True) -> Any:
     home, kind = _home(q), _launch.name_of(q)
     out_kind = dtype or ("float64" if kind == "float64" else "float32")
     if min(call.kv_shape, default=0) == 0 or min(call.shape, default=0) == 0:
@@ -380,10 +151,10 @@ def _result(call: _Call, q: Any, dtype: str | None, whole: bool = True) -> Any:
         if type(home).__name__ == "_NumPy":
             return made
         return home.take(out) if whole else tuple(map(home.take, made))
-    if _is_fast(call, kind) and out_kind != "float64":
+    if is_fast(call, kind) and out_kind != "float64":
         made = _fused(call, q, home, whole, out_kind)
         return home.give(made) if whole else tuple(map(home.give, made))
-    made = _plain(call, q, home, whole)
+    made = plain(call, q, home, whole)
     return _given(made, home, out_kind) if whole else tuple(_given(a, home, out_kind) for a in made)
 
 
@@ -443,8 +214,8 @@ def fix(
     """
     if not _launch.on_device(q):
         raise TypeError(f"q: expected an array on the device, got {type(q).__name__}")
-    call = _checked(Qk, Qv, q, keys, values, scale, None, None, causal, window, None)
-    if len(call.kv_shape) != 3 or not _is_fast(call, _launch.name_of(q)):
+    call = checked(Qk, Qv, q, keys, values, scale, None, None, causal, window, None)
+    if len(call.kv_shape) != 3 or not is_fast(call, _launch.name_of(q)):
         raise ValueError(
             "q, keys, values: a fixed call takes q (batch, heads, n_queries, d) of float32, float16 or bfloat16 with d "
             "of 64, 128 or 256, mse or prod keys and mse values of 2 to 4 bits, float16 or float32 scalars; got "
