@@ -112,7 +112,7 @@ def is_fast(p: Problem, dtype: str, out: str) -> bool:
         and (dtype in ("float32", "float16", "bfloat16") and out in ("float32", "float16"))
         and (_launch.name_of(p.keys.scales) in ("float32", "float16"))
         and (p.n >= KEYS and p.heads > 0 and p.queries > 0)
-        and (page % KEYS == 0 and page & (page - 1) == 0)
+        and (page == 0 or (page >= 16 and page & (page - 1) == 0))
         and all(_launch.address(a) % 16 == 0 for a in (p.keys.codes, p.keys.high))
     )
 

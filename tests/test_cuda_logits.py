@@ -310,17 +310,25 @@ def test_the_fast_kernel(d: int, algorithm: str, bits: int, group: int, n: int, 
 
 
 @needs_gpu
-def test_pages_on_the_tensor_cores() -> None:
-    Q = tq.prod.setup(128, 4, 1)
-    pages = tq.prod.encode(Q, RNG.standard_normal((7, 2, 64, 128)), "float16")
-    table, lengths = np.array([[3, 1, 6], [0, 4, 2]], np.int32), np.array([150, 33], np.int32)
-    q = RNG.standard_normal((2, 8, 1, 128)).astype(np.float32)
+@pytest.mark.parametrize(("algorithm", "d", "bits", "scalars", "group", "page"), [
+    ("prod", 128, 4, "float16", 4, 64), ("prod", 128, 4, "float16", 4, 16), ("mse", 128, 4, "float32", 1, 16),
+    ("mse", 128, 3, "float16", 2, 32), ("mse", 64, 3, "float32", 8, 16), ("prod", 64, 3, "float16", 1, 32),
+    ("mse", 64, 2, "float16", 4, 16), ("mse", 256, 4, "float16", 2, 16), ("mse", 128, 2, "float16", 1, 128),
+])  # fmt: skip
+def test_pages_on_the_tensor_cores(algorithm: str, d: int, bits: int, scalars: str, group: int, page: int) -> None:
+    """Pages in any order, lengths that are no multiple of anything, and a sequence without keys."""
+    module = getattr(tq, algorithm)
+    Q, each = module.setup(d, bits, 1), -(-192 // page)
+    pages = module.encode(Q, RNG.standard_normal((3 * each, 2, page, d)), scalars)
+    lengths = np.array([150, 33, 0], np.int32)
+    table = RNG.permutation(3 * each).astype(np.int32).reshape(3, each)
+    q = RNG.standard_normal((3, 2 * group, 1, d)).astype(np.float32)
     got = logits.logits(Q, q, layout.paged(layout.prepare(Q, pages), table, lengths))
-    for i in range(2):
-        rows = pages.data[table[i]].transpose(1, 0, 2, 3).reshape(2, 192, -1)[:, : lengths[i]]
-        code = tq.prod.unpack(Q, type(pages)(np.ascontiguousarray(rows), pages.scalars, pages.fingerprint))
+    for i in range(3):
+        rows = pages.data[table[i]].transpose(1, 0, 2, 3).reshape(2, each * page, -1)[:, : lengths[i]]
+        code = module.unpack(Q, type(pages)(np.ascontiguousarray(rows), pages.scalars, pages.fingerprint))
         want = tq.attention.logits(Q, q[i].astype("d"), code)
-        assert np.linalg.norm(got[i, ..., : lengths[i]] - want) < 1e-4 * np.linalg.norm(want)
+        assert np.linalg.norm(got[i, ..., : lengths[i]] - want) <= 1e-4 * np.linalg.norm(want)
         assert np.all(np.isneginf(got[i, ..., lengths[i] :]))
 
 

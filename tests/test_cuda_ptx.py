@@ -91,6 +91,9 @@ LOGITS = [
     (128, 4, True, 8, 64, 2, 4, True, False, True, 0, False),
     (64, 3, False, 2, 64, 4, 4, True, False, False, 0, False),
     (256, 2, True, 4, 64, 2, 4, True, False, False, 128, True),
+    (128, 4, False, 1, 64, 2, 4, True, False, False, 16, True),
+    (64, 3, True, 2, 64, 4, 4, False, False, True, 32, True),
+    (128, 2, False, 4, 64, 2, 4, True, False, False, 16, True),
 ]
 
 

@@ -172,13 +172,17 @@ def run() -> dict[str, Any]:
             f"{row['graph_us']:.1f} us, copy {row['copy_share']:.3f}, error {row['error']:.1e}",
             flush=True,
         )
-    slow, pages = plain(), paged()
+    slow, pages = plain(), [paged(page=size) for size in (64, 16)]
     slow["times_jax_float32"] = jax[1] / slow["call_us"]
     print(
         f"plain kernel, 4 bits: call {slow['call_us']:.1f}, graph {slow['graph_us']:.1f} us, error "
         f"{slow['error']:.1e}; jax f32 {slow['times_jax_float32']:.2f}"
     )
-    print(f"paged: {pages}")
+    for row in pages:
+        print(
+            f"4 bits, 4 queries, pages of {row['page']}, {row['sequences']} sequences, {row['keys']} keys: graph "
+            f"{row['graph_us']:.1f} us, copy {row['copy_share']:.3f}, error {row['error']:.1e}"
+        )
     return {"rows": rows, "others": others, "plain": slow, "paged": pages, "host_us": host()}
 
 
