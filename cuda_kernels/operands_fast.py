@@ -68,6 +68,7 @@ def planes_kernel(d: int, kinds: int, groups: int, dtype: str, early: bool) -> t
         totals = cuda.shared.array(8, int32)
         thread, kind = int32(cuda.threadIdx.x), int32(cuda.blockIdx.y)
         row = int32(cuda.blockIdx.x)
+        spot = ptx.fetch_i32(where + int64(thread % d) * 4)  # read here: where it is used all would wait for it
         column, part = int32(thread % across * 4), int32(thread // across)
         source = rows + (int64(row) * d + part * length) * size
         at = (matrix if kind == 0 else sketch) + (int64(part) * length * d + column) * 4
@@ -105,7 +106,7 @@ def planes_kernel(d: int, kinds: int, groups: int, dtype: str, early: bool) -> t
         base = int64(head) * passes + turn
         if thread < d:
             low = int32(((z + 128) & 255) - 128)
-            byte = ptx.load_i32(where + thread * 4) + 32 * (place & 3)
+            byte = spot + 32 * (place & 3)
             into = operands + ((base * kinds + kind) * groups + (place >> 2)) * operand + byte
             ptx.store_u8(into, uint32((z - low) >> 8))
             ptx.store_u8(into + 16, uint32(low))

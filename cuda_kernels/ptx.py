@@ -119,6 +119,7 @@ def load_each(kind: str, offsets: tuple[int, ...], ordered: bool = False) -> Any
 
 # Loads that keep their order with other instructions on memory, of what another kernel may just have written.
 fetch_f32 = _load("ld.global.f32 $0, [$1];", F32, I64, ordered=True)
+fetch_i32 = _load("ld.global.s32 $0, [$1];", I32, I64, ordered=True)
 
 # Stores.
 store_u8 = _store("st.global.u8 [$0], $1;", I64, U32)

@@ -7,14 +7,13 @@ Codes are those of standard normal vectors; outputs are poisoned, and compared w
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import turboquant_ref as tq
 from cuda_kernels import _launch, layout, logits
 
 from . import ceilings
-from .attention import codes, decoded, error, graph_of, microseconds
+from .attention import codes, decoded, error, graph_of, microseconds, pages
 from .ceilings import HEADS, KEYS
 
 CASES = [
@@ -119,18 +118,12 @@ def paged(bits: int = 4, queries: int = 4, page: int = 64, n: int = 16384, batch
     import torch
 
     Q = quantizer(128, bits, False)
-    per = n // page
-    pages = codes(Q, (batch * per, HEADS, page), "float16", 3)
-    table = torch.randperm(batch * per, device="cuda", dtype=torch.int32).reshape(batch, per)
-    keys = layout.paged(pages, table, torch.full((batch,), n, dtype=torch.int32, device="cuda"))
+    contiguous = codes(Q, (batch, HEADS, n), "float16", 3)
+    keys = pages(contiguous, page)
     q = torch.randn(batch, HEADS * queries, 1, 128, device="cuda")
     room = torch.full((batch, HEADS * queries, 1, n), float("nan"), device="cuda")
     call = logits.fix(Q, q, keys, out=room)
     call()
-    contiguous = replace(
-        pages, codes=pages.codes[table[0].long()].transpose(0, 1).reshape(1, HEADS, n, -1),
-        scales=pages.scales[table[0].long()].transpose(0, 1).reshape(1, HEADS, n),
-    )  # fmt: skip
     truth = truth_of(Q, q[:1], contiguous, 1)
     us = microseconds(graph_of(call))
     return {
@@ -172,18 +165,18 @@ def run() -> dict[str, Any]:
             f"{row['graph_us']:.1f} us, copy {row['copy_share']:.3f}, error {row['error']:.1e}",
             flush=True,
         )
-    slow, pages = plain(), [paged(page=size) for size in (64, 16)]
+    slow, in_pages = plain(), [paged(page=size) for size in (64, 16)]
     slow["times_jax_float32"] = jax[1] / slow["call_us"]
     print(
         f"plain kernel, 4 bits: call {slow['call_us']:.1f}, graph {slow['graph_us']:.1f} us, error "
         f"{slow['error']:.1e}; jax f32 {slow['times_jax_float32']:.2f}"
     )
-    for row in pages:
+    for row in in_pages:
         print(
             f"4 bits, 4 queries, pages of {row['page']}, {row['sequences']} sequences, {row['keys']} keys: graph "
             f"{row['graph_us']:.1f} us, copy {row['copy_share']:.3f}, error {row['error']:.1e}"
         )
-    return {"rows": rows, "others": others, "plain": slow, "paged": pages, "host_us": host()}
+    return {"rows": rows, "others": others, "plain": slow, "paged": in_pages, "host_us": host()}
 
 
 def host() -> dict[str, float]:
