@@ -14,6 +14,7 @@ rotation                apply, inverse; one_round
 codebook, packing       nearest, look_up; pack_bits, unpack_bits
 logits, attention       from Prepared, contiguous or paged
 search                  topk
+conformance             all of it as the conformance kit asks for it
 
 What they rest on:
 
