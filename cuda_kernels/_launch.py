@@ -42,13 +42,23 @@ def view(a: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
     return a.reshape((*shape[:-1], shape[-1] * np.dtype(dtype).itemsize // a.dtype.itemsize)).view(np.dtype(dtype))
 
 
+def contiguous(a: Any) -> bool:
+    """Whether elements lie one after the other, whatever the strides of axes of length 1; numba asks for those too."""
+    expected = a.dtype.itemsize
+    for n, stride in zip(reversed(a.shape), reversed(a.strides), strict=True):
+        if n > 1 and stride != expected:
+            return 0 in a.shape
+        expected *= n
+    return True
+
+
 def _kind(argument: Any) -> Any:
     """The numba type of an argument of a plain kernel."""
     from numba import typeof, types
 
     if not hasattr(argument, "shape") or np.isscalar(argument):
         return typeof(argument)
-    if type(argument).__module__.startswith("numba") and not argument.is_c_contiguous():
+    if type(argument).__module__.startswith("numba") and not contiguous(argument):
         raise ValueError(f"expected a C-contiguous array, got strides {argument.strides} for shape {argument.shape}")
     return _array_kind(name_of(argument), len(argument.shape), types)
 
