@@ -242,21 +242,21 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
     commit, wait = ptx.copy_commit, ptx.copy_wait[stages - 2]
     store = ptx.stream_f16 if x.half_out else ptx.stream_f32
 
-    # `head` counts those of all sequences, or, if paged, those of the sequence whose pages these are
     @cuda.jit(device=True)
-    def row_at(start, n, end, head, pages, heads):
-        """The row of a key, of all rows that the arrays of codes hold; beyond the end, some row that is there."""
+    def first_row(tile, n, head, pages, heads):
+        """The row of the first key of a tile, of all rows that the arrays of codes hold.
+
+        `head` counts those of all sequences, or, if paged, those of the sequence whose pages these are.
+        """
+        start = int32(min(tile * keys, n - keys))  # the last tile may overlap the one before: the same numbers twice
         if page == 0:
             return int64(head) * n + start
-        number = int32(0)
-        if end > 0:
-            number = ptx.load_i32(pages + int64(min(start, end - 1) >> shift) * 4)
+        number = ptx.load_i32(pages + int64(start >> shift) * 4)
         return ((int64(number) * heads + head) << shift) + (start & (page - 1))
 
     @cuda.jit(device=True)
-    def fill(start, n, end, head, pages, heads, codes, high, to, lane):
-        """Start the copies of a tile that lies together: contiguous, or in one page."""
-        at = row_at(start, n, end, head, pages, heads)
+    def fill(at, codes, high, to, lane, end, head, pages, heads):
+        """Start the copies of a tile, whose first row is `at`."""
         for i in range(pieces):
             ptx.copy_16(uint32(to + uint32(i * 512) + uint32(lane * 16)), codes + at * row + (i * 512 + lane * 16))
         for i in range(small_pieces):
@@ -264,39 +264,53 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             copy_small(uint32(to + uint32(high_at) + uint32(away)), high + at * row_high + away)
 
     @cuda.jit(device=True)
-    def fill_from_pages(start, n, end, head, pages, heads, codes, high, to, lane):
-        """Start the copies of a tile of several pages: each piece of a row is in one."""
+    def scales_of(source, at, end, head, pages, heads):
+        """A lane's scales of a tile, the first of them that of row `at`."""
+        return load_scales(source + at * size)
+
+    # Where a tile has several pages, `at` is a key of the sequence, and each 16 of them are in one page.
+    @cuda.jit(device=True)
+    def first_key(tile, n, head, pages, heads):
+        return int32(min(tile * keys, n - keys))
+
+    @cuda.jit(device=True)
+    def row_of(at, end, head, pages, heads):
+        """The row of a key; of one beyond the end, some row that is there."""
+        number = int32(0)
+        if end > 0:
+            number = ptx.load_i32(pages + int64(min(at, end - 1) >> shift) * 4)
+        return ((int64(number) * heads + head) << shift) + (at & (page - 1))
+
+    @cuda.jit(device=True)
+    def fill_from_pages(at, codes, high, to, lane, end, head, pages, heads):
         for i in range(pieces):
             away = int32(i * 512 + lane * 16)
-            at = row_at(int32(start + away // row), n, end, head, pages, heads)
-            ptx.copy_16(uint32(to + uint32(away)), codes + at * row + away % row)
+            here = row_of(int32(at + away // row), end, head, pages, heads)
+            ptx.copy_16(uint32(to + uint32(away)), codes + here * row + away % row)
         for i in range(small_pieces):
             away = int32(i * 32 * small + lane * small)
-            at = row_at(int32(start + away // row_high), n, end, head, pages, heads)
-            copy_small(uint32(to + uint32(high_at) + uint32(away)), high + at * row_high + away % row_high)
+            here = row_of(int32(at + away // row_high), end, head, pages, heads)
+            copy_small(uint32(to + uint32(high_at) + uint32(away)), high + here * row_high + away % row_high)
 
     @cuda.jit(device=True)
-    def scales_of(source, start, n, end, head, pages, heads):
-        """A lane's scales of a tile; `start` is that of its first key."""
-        return load_scales(source + row_at(start, n, end, head, pages, heads) * size)
+    def scales_of_1(source, at, end, head, pages, heads):
+        """Those of a set, of the keys g and g + 8 of 16."""
+        return load_two(source + row_of(int32(at), end, head, pages, heads) * size)
 
     @cuda.jit(device=True)
-    def scales_of_1(source, start, n, end, head, pages, heads):
-        """Those of a set, whose keys g and g + 8 are in one page."""
-        return load_two(source + row_at(start, n, end, head, pages, heads) * size)
+    def scales_of_2(source, at, end, head, pages, heads):
+        more = scales_of_1(source, int32(at + 16 * subtiles), end, head, pages, heads)
+        return scales_of_1(source, at, end, head, pages, heads) + more
 
     @cuda.jit(device=True)
-    def scales_of_2(source, start, n, end, head, pages, heads):
-        more = scales_of_1(source, int32(start + 16 * subtiles), n, end, head, pages, heads)
-        return scales_of_1(source, start, n, end, head, pages, heads) + more
+    def scales_of_4(source, at, end, head, pages, heads):
+        more = scales_of_2(source, int32(at + 32 * subtiles), end, head, pages, heads)
+        return scales_of_2(source, at, end, head, pages, heads) + more
 
-    @cuda.jit(device=True)
-    def scales_of_4(source, start, n, end, head, pages, heads):
-        more = scales_of_2(source, int32(start + 32 * subtiles), n, end, head, pages, heads)
-        return scales_of_2(source, start, n, end, head, pages, heads) + more
-
+    first = first_row
     if 0 < page < keys:
-        fill, scales_of = fill_from_pages, {1: scales_of_1, 2: scales_of_2, 4: scales_of_4}[sets]
+        first, fill = first_key, fill_from_pages
+        scales_of = {1: scales_of_1, 2: scales_of_2, 4: scales_of_4}[sets]
 
     def kernel(
         codes, high, scales, residuals, out, operands, factors, sums, table, pages, lengths, n, live, heads, per
@@ -320,8 +334,8 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         ahead = tile
         for i in range(stages - 1):
             if ahead < tiles:
-                start = int32(min(ahead * keys, n - keys))  # the last tile may overlap the one before
-                fill(start, n, end, inner, own, heads, codes, high, uint32(memory + uint32(i * tile_bytes)), lane)
+                at = first(ahead, n, inner, own, heads)
+                fill(at, codes, high, uint32(memory + uint32(i * tile_bytes)), lane, end, inner, own, heads)
             commit()
             ahead = int32(ahead + step)
 
@@ -330,11 +344,11 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
         base = int64(head) * cuda.gridDim.z + turn
         book = load_table(table + lane * 32)
         key = int32(16 * (t // columns) + g)
-        start = int32(min(max(min(tile, tiles - 1), 0) * keys, n - keys) + key)
-        scale = scales_of(scales, start, n, end, inner, own, heads)
+        at = first(max(min(tile, tiles - 1), 0), n, inner, own, heads) + key
+        scale = scales_of(scales, at, end, inner, own, heads)
         rest = scale
         if residual:
-            rest = scales_of(residuals, start, n, end, inner, own, heads)
+            rest = scales_of(residuals, at, end, inner, own, heads)
         if early:
             ptx.grid_wait()
         query = load_query(operands + base * (kinds * words * 128) + source)
@@ -365,15 +379,15 @@ def logits_kernel(*constants: Any) -> tuple[Any, Any]:
             cuda.syncwarp()
             if ahead < tiles:
                 free = int32(slot - 1) if slot > 0 else int32(stages - 1)
-                start = int32(min(ahead * keys, n - keys))
-                fill(start, n, end, inner, own, heads, codes, high, uint32(memory + uint32(free * tile_bytes)), lane)
+                at = first(ahead, n, inner, own, heads)
+                fill(at, codes, high, uint32(memory + uint32(free * tile_bytes)), lane, end, inner, own, heads)
             commit()
             ahead = int32(ahead + step)
-            start = int32(min(min(tile + step, tiles - 1) * keys, n - keys) + key)
-            next_scale = scales_of(scales, start, n, end, inner, own, heads)
+            at = first(min(tile + step, tiles - 1), n, inner, own, heads) + key
+            next_scale = scales_of(scales, at, end, inner, own, heads)
             next_rest = next_scale
             if residual:
-                next_rest = scales_of(residuals, start, n, end, inner, own, heads)
+                next_rest = scales_of(residuals, at, end, inner, own, heads)
             held = uint32(slot * tile_bytes)
             logits = compute(
                 uint32(here + held), uint32(upper + held), odd, query, sketch, masks, book, factor, total, scale, rest
