@@ -38,7 +38,7 @@ PUBLISHED = {
     "RabitQ": {200: 597.25, 1536: 2267.59, 3072: 3957.19},
     "TurboQuant": {200: 0.0007, 1536: 0.0013, 3072: 0.0021},
 }
-GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+GPU_RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu.json"
 
 
 def compute(dims: list[int], work: float, repeats: int, seed: int = 0, ops: str | None = None) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def compute(dims: list[int], work: float, repeats: int, seed: int = 0, ops: str 
         "n": np.array(count),
         "methods": list(seconds),
         "seconds": np.array(list(seconds.values())),
-        "gpu": _gpu(),
+        "gpu": _gpu(dims),
         "floor": np.array([2 * VECTORS * d * d / A100_FP16 for d in dims]),
         "published": {name: [values.get(d, np.nan) for d in dims] for name, values in PUBLISHED.items()},
     }
@@ -141,21 +141,20 @@ def _least(work: Callable[[], Any], repeats: int) -> float:
     return min(seconds)
 
 
-def _gpu() -> list[dict[str, Any]]:
-    """Rows of ``benchmarks/results/gpu*.json`` about quantizing, if there are any, as {method, d, n, seconds, device}.
+def _gpu(dims: list[int]) -> dict[str, Any]:
+    """Device, and seconds for 100,000 vectors by dimension, of the GPU benchmark (`benchmarks.gpu.quantize`).
 
-    A row is taken if it has "verb" or "name" with "mse" and "quantize" or "encode" in it, "d", "n" and "seconds".
+    The safe structured rotation, of vectors on the device.
     """
-    rows = []
-    for path in sorted(GPU_RESULTS.glob("gpu*.json")):
-        record = json.loads(path.read_text())
-        for row in record.get("rows", []) if isinstance(record, dict) else []:
-            what = " ".join(str(row.get(key, "")) for key in ("algorithm", "verb", "name"))
-            if "mse" in what and ("quantize" in what or "encode" in what) and {"d", "n", "seconds"} <= row.keys():
-                device = row.get("device", record.get("device", "GPU"))
-                rows.append({"method": what.strip(), "device": str(device), "d": row["d"], "n": row["n"],
-                             "seconds": row["seconds"]})  # fmt: skip
-    return rows
+    if not GPU_RESULTS.exists():
+        return {"device": "", "seconds": [np.nan] * len(dims)}
+    record = json.loads(GPU_RESULTS.read_text())
+    found = {
+        row["d"]: row["us"] * 1e-6
+        for row in record["quantize"]["cases"]
+        if (row["bits"], row["vectors"], row["rounds"], row["rule"]) == (BITS, VECTORS, 2, "norm")
+    }
+    return {"device": record["environment"]["device"], "seconds": [found.get(d, np.nan) for d in dims]}
 
 
 @styled
@@ -171,10 +170,10 @@ def plot(results: dict[str, Any]) -> Any:
         values = np.array(seconds, dtype=float)
         axis.plot(dims, values, color="0.35", marker=("x", "+", "*")[k], linestyle="--", linewidth=0.9,
                   markersize=7, label=f"{name}, published")  # fmt: skip
-    for method in sorted({row["method"] for row in results["gpu"]}):
-        rows = [row for row in results["gpu"] if row["method"] == method]
-        axis.plot([row["d"] for row in rows], [row["seconds"] / row["n"] * VECTORS for row in rows], "D",
-                  color="k", markerfacecolor="none", label=f"{method}, {rows[0]['device']}")  # fmt: skip
+    on_gpu = np.array(results["gpu"]["seconds"], dtype=float)
+    if np.isfinite(on_gpu).any():
+        label = f"TurboQuant, structured (cuda_kernels), {results['gpu']['device']}"
+        axis.plot(dims, on_gpu, "D-", color="k", markerfacecolor="none", label=label)
     axis.plot(dims, results["floor"], color="k", linestyle=":", label="dense rotation, 2nd²/312e12: A100, FP16")
     axis.set(xscale="log", yscale="log", xlabel="d", ylabel="seconds for 100,000 vectors, 4 bits")
     axis.set_xticks(dims, [f"{d:.0f}" for d in dims])
@@ -187,12 +186,12 @@ def summary(results: dict[str, Any]) -> str:
     """A line a method, then the published ones and the arithmetic."""
     lines = ["seconds for 100,000 vectors at 4 bits, d = " + ", ".join(str(d) for d in results["dims"])]
     rows = [*zip(results["methods"], results["seconds"], strict=True)]
+    if results["gpu"]["device"]:
+        name = f"TurboQuant, structured (cuda_kernels), {results['gpu']['device']}"
+        rows.append((name, results["gpu"]["seconds"]))
     rows += [(f"{name}, published", seconds) for name, seconds in results["published"].items()]
     rows += [("dense rotation, 2 n d^2 operations, at 312e12 a second", results["floor"])]
     for name, seconds in rows:
         values = np.array(seconds, dtype=float)
-        lines.append(f"  {name:<56}" + "  ".join("-" if np.isnan(s) else f"{significant(s, 3):>8}" for s in values))
-    for row in results["gpu"]:
-        seconds = row["seconds"] / row["n"] * VECTORS
-        lines.append(f"  {row['method']}, d = {row['d']}, {row['device']}: {significant(seconds, 3)}")
+        lines.append(f"  {name:<64}" + "  ".join("-" if np.isnan(s) else f"{significant(s, 3):>8}" for s in values))
     return "\n".join(lines)

@@ -155,13 +155,18 @@ class TestTable2:
         for d in (1536, 3072):
             assert table2.PUBLISHED["TurboQuant"][d] < 2e5 * d * d / table2.A100_FP16
 
-    def test_gpu_rows(self, tmp_path, monkeypatch):
-        row = {"algorithm": "mse", "verb": "encode", "d": 16, "n": 10, "seconds": 1e-3}
-        rows = [row, {**row, "verb": "search"}, {"name": "mse quantize"}]
-        (tmp_path / "gpu-x.json").write_text(json.dumps({"device": "a card", "rows": rows}))
-        monkeypatch.setattr(table2, "GPU_RESULTS", tmp_path)
-        found = table2._gpu()
-        assert found == [{"method": "mse encode", "device": "a card", "d": 16, "n": 10, "seconds": 1e-3}]
+    def test_gpu_times(self, tmp_path, monkeypatch):
+        """Those of the committed benchmark, which has its own ratio to the paper's; none where it has not run."""
+        dims = [200, 1536, 3072]
+        found = table2._gpu([*dims, 77])
+        record = json.loads(table2.GPU_RESULTS.read_text())
+        ratios = {row["d"]: row["paper_over_us"] for row in record["quantize"]["cases"]}
+        published = [table2.PUBLISHED["TurboQuant"][d] for d in dims]
+        np.testing.assert_allclose(np.array(published) / found["seconds"][:3], [ratios[d] for d in dims])
+        assert np.isnan(found["seconds"][3])
+        assert "NVIDIA" in found["device"]
+        monkeypatch.setattr(table2, "GPU_RESULTS", tmp_path / "gpu.json")
+        assert np.isnan(table2._gpu(dims)["seconds"]).all()
 
 
 class TestPlots:
