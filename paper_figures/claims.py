@@ -231,8 +231,8 @@ def _logits() -> str:
     plain = {"bits": 4, "queries": 1, "prod": False, "scalars": "float16", "logits": "float32"}
     row = next(r for r in record["logits"]["rows"] if plain.items() <= r.items())
     return (
-        f"Measured on an {record['environment']['device']}: {row['times_jax_float32']:.1f} times JAX's float32 product, "
-        f"{row['times_float32']:.1f} times torch's, {row['times_bfloat16']:.1f} times torch's of bfloat16"
+        f"Measured on an {record['environment']['device']}: {row['times_jax_float32']:.1f} times JAX's float32 "
+        f"product, {row['times_float32']:.1f} times torch's, {row['times_bfloat16']:.1f} times torch's of bfloat16"
     )
 
 
