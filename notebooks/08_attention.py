@@ -116,6 +116,8 @@ def one_curve():
         xscale="log",
         yscale="log",
     )
+    left.minorticks_off()
+    left.set_xticks([0.3, 0.5, 1, 2], ["0.3", "0.5", "1", "2"])
     right.set(title="at equal bits", xlabel="b", yscale="log", xticks=[2, 3, 4])
     right.legend()
     return figure

@@ -71,7 +71,7 @@ def edges():
         xlabel="log10 of the distance to the nearest boundary",
         ylabel="coordinates",
     )
-    axis.legend(loc="upper left")
+    axis.legend(loc="upper center")
     return figure
 
 
