@@ -6,7 +6,7 @@ import pytest
 
 conformance = pytest.importorskip("numba_kernels.conformance", reason="numba is not installed", exc_type=ImportError)
 
-from numba_kernels import _jit  # noqa: E402
+from numba_kernels import _jit, mse  # noqa: E402
 from turboquant_ref.conformance import report, subject, verdict  # noqa: E402
 
 SIBLINGS = {"polar", "rabitq"}
@@ -24,7 +24,7 @@ def test_numba_kernels_conforms() -> None:
 @pytest.mark.skipif(_jit.config.DISABLE_JIT, reason="takes minutes in Python")
 def test_a_planted_mistake_is_caught(monkeypatch) -> None:
     """Centroids of the wrong sign, in what decodes."""
-    right = conformance.mse_module.look_up
-    monkeypatch.setattr(conformance.mse_module, "look_up", lambda book, indices, dtype: -right(book, indices, dtype))
+    right = mse.look_up
+    monkeypatch.setattr(mse, "look_up", lambda book, indices, dtype: -right(book, indices, dtype))
     found = verdict.run(subject.Direct(conformance), verdict.QUICK, (1,))
     assert found.status == verdict.CONFORMS_NOT

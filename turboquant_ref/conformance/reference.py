@@ -112,7 +112,8 @@ def index(t: Reals, d: int, bits: int) -> NDArray[np.uint8]:
     return codebooks.nearest(codebooks.lloyd_max(d, bits), t)
 
 
-def _sketch(sketch: ArrayLike, kind: str) -> qjl_module.Sketch:
+def given_sketch(sketch: ArrayLike, kind: str) -> qjl_module.Sketch:
+    """A sketch from its matrix."""
     matrix = np.asarray(sketch, dtype=np.float64)
     return qjl_module.Sketch(matrix.shape[1], matrix.shape[0], kind, matrix, (), "given")
 
@@ -125,14 +126,14 @@ def mse(x: ArrayLike, bits: int, rotation: ArrayLike, scale: str) -> Stages:
 
 def qjl(x: ArrayLike, sketch: ArrayLike, kind: str) -> Stages:
     """Every stage of QJL."""
-    return qjl_module.trace(qjl_module.Quantizer(_sketch(sketch, kind)), x)
+    return qjl_module.trace(qjl_module.Quantizer(given_sketch(sketch, kind)), x)
 
 
 def prod(x: ArrayLike, bits: int, rotation: ArrayLike, sketch: ArrayLike, kind: str, residual: str) -> Stages:
     """Every stage of Algorithm 2."""
     pi = rotations.Dense(cast(NDArray[np.float64], rotation))
     book = codebooks.lloyd_max(pi.d, bits - 1)
-    return prod_module.trace(prod_module.Quantizer(pi, book, _sketch(sketch, kind), residual), x)
+    return prod_module.trace(prod_module.Quantizer(pi, book, given_sketch(sketch, kind), residual), x)
 
 
 def polar(x: ArrayLike, bits: tuple[int, ...], rotation: ArrayLike, scale: str) -> Stages:
