@@ -69,7 +69,7 @@ def room_of(resident: int) -> int:
     return (_launch.shared_memory() - 10 * 1024) // resident - 1024
 
 
-class Fixed:
+class Fixed(_launch.Launches):
     """Logits with every argument fixed: `q` is read, and `out` written, where they are, each time it is called."""
 
     def __init__(self, p: Problem, q: Any, out: Any, home: _launch.Home, launch: Launch | None = None) -> None:
@@ -83,7 +83,7 @@ class Fixed:
         early = _launch.capability() >= (9, 0)
         x = fast.Shape(*constants, *half, keys.residuals is not None, p.page, early)
         passes, kinds = _launch.blocks(p.queries, launch.queries), 2 if x.merged else 1
-        self._q, self.out, self._home, self._p = q, out, home, p
+        self._q, self.out, self.home, self._p = q, out, home, p
         self._operands = home.empty((p.heads, passes, kinds, x.groups, x.words * 128), "int8")
         self._factors = home.empty((p.heads, passes, 2, 8), "float32")
         self._sums = home.empty((p.heads, passes, 8), "int32")
@@ -112,14 +112,7 @@ class Fixed:
         self.kernel = kernel.fix(
             (launch.blocks, p.heads, passes), 32 * launch.warps, *addresses, p.n, p.queries, *p.pages, early=x.early
         )
-        self._launches = (planes, self.kernel)
-
-    def __call__(self, stream: int | None = None) -> Any:
-        """Launch on a stream, the caller's current one by default; gives `out`."""
-        handle = self._home.stream() if stream is None else stream
-        for launch in self._launches:
-            launch(handle)
-        return self.out
+        self.launches = (planes, self.kernel)
 
 
 def words_of(Q: Any) -> tuple[Any, float]:

@@ -10,11 +10,11 @@ import numpy as np
 from . import _launch
 from ._problem import Problem, kept, rotation_of, sign_factor, sketch_of
 
-WAVES = 16
-"""Blocks for each multiprocessor, at most."""
+BLOCKS = 16
+"""For each multiprocessor, at most."""
 
 
-class FixedPlain:
+class FixedPlain(_launch.Launches):
     """As `Fixed` by the plain kernel: float32 or float64 queries, any d and bits."""
 
     def __init__(self, p: Problem, q: Any, out: Any, home: _launch.Home) -> None:
@@ -24,15 +24,16 @@ class FixedPlain:
 
         Q, keys, form, dtype = p.Q, p.keys, p.keys.form, _launch.name_of(q)
         rows, n_rows = p.heads * p.queries, int(math.prod(keys.scales.shape))
-        self.out, self._home, self._arrays = out, home, [q, keys]
-        self._launches: list[Any] = []
+        self.out, self.home = out, home
+        self._alive = [p, q]  # p.Q has the tables
+        self.launches: list[Any] = []
 
         def turned(matrix: Any) -> Any:
             size = int(matrix.shape[1])
             y = home.empty((rows, size), dtype)
             queries = _launch.view(q, (rows, Q.d))
-            self._launches.append(_launch.fix(plain.turn, _launch.blocks(rows * size, 128), 128, queries, matrix, y))
-            self._arrays.append(y)
+            self.launches.append(_launch.fix(plain.turn, _launch.blocks(rows * size, 128), 128, queries, matrix, y))
+            self._alive.append(y)
             return y
 
         def cells(a: Any, width: int) -> Any:
@@ -54,14 +55,13 @@ class FixedPlain:
         codes = cells(keys.codes, width) if form.row else high
         scales = _launch.view(keys.scales, (n_rows,))
         residuals = scales if keys.residuals is None else _launch.view(keys.residuals, (n_rows,))
-        nothing = kept(Q, ("nothing", dtype), lambda: np.zeros(1, dtype))
-        book = kept(Q, ("book", dtype), lambda: Q.codebook.centroids.astype(dtype)) if index_bits else nothing
+        book = kept(Q, ("book", dtype), lambda: (Q.codebook.centroids if index_bits else np.zeros(1)).astype(dtype))
         pages, lengths = keys.table, keys.lengths
         if p.page == 0:
             pages = kept(Q, "no pages", lambda: np.zeros((1, 1), np.int32))
             lengths = kept(Q, "no lengths", lambda: np.zeros(1, np.int32))
         number, number_type = np.dtype(dtype).type, getattr(types, dtype)
-        most = max(1, WAVES * _launch.processors() // max(p.heads, 1))
+        most = max(1, BLOCKS * _launch.processors() // max(p.heads, 1))
         grid = (min(_launch.blocks(p.n, plain.KEYS), most), p.heads, p.queries)
         result, scale = _launch.view(out, (rows, p.n)), number(p.scale)
         if kind == "none" and width == 32 and 32 % index_bits == 0 and form.n <= plain.WIDEST_WHOLE:
@@ -74,11 +74,4 @@ class FixedPlain:
             arguments = (
                 codes, high, scales, residuals, *tables, scale, of_signs, pages, lengths, p.pages[0], result,
             )  # fmt: skip
-        self._launches.append(_launch.fix(kernel, grid, plain.KEYS, *arguments))
-
-    def __call__(self, stream: int | None = None) -> Any:
-        """Launch on a stream, the caller's current one by default; gives `out`."""
-        handle = self._home.stream() if stream is None else stream
-        for launch in self._launches:
-            launch(handle)
-        return self.out
+        self.launches.append(_launch.fix(kernel, grid, plain.KEYS, *arguments))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from ._device import FAST_FROM, capability, enough_memory, is_fast, processors, 
 from ._homes import Home, address, home_of, name_of, on_device
 
 __all__ = [
-    "FAST_FROM", "Function", "Home", "address", "blocks", "capability", "compiled", "enough_memory", "fix", "home_of",
-    "is_fast", "name_of", "on_device", "plain", "processors", "ptx_of", "ready", "shared_memory", "simulated", "view",
+    "FAST_FROM", "Function", "Home", "Launches", "address", "blocks", "capability", "check_out", "compiled",
+    "enough_memory", "fix", "home_of", "is_fast", "name_of", "on_device", "plain", "processors", "ptx_of", "ready",
+    "shared_memory", "simulated", "view",
 ]  # fmt: skip
 
 
@@ -44,6 +45,10 @@ def view(a: Any, shape: tuple[int, ...], dtype: str | None = None) -> Any:
 
 def contiguous(a: Any) -> bool:
     """Whether elements lie one after the other, whatever the strides of axes of length 1; numba asks for those too."""
+    if hasattr(a, "is_contiguous"):  # PyTorch
+        return bool(a.is_contiguous())
+    if not hasattr(a, "strides"):  # JAX, or a View
+        return True
     expected = a.dtype.itemsize
     for n, stride in zip(reversed(a.shape), reversed(a.strides), strict=True):
         if n > 1 and stride != expected:
@@ -52,14 +57,26 @@ def contiguous(a: Any) -> bool:
     return True
 
 
+def check_out(out: Any, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> None:
+    """Refuse an array that results of this shape cannot be written to."""
+    if not on_device(out):
+        raise TypeError(f"out: expected an array on the device, got {type(out).__name__}")
+    got = tuple(int(n) for n in out.shape)
+    if got != shape or name_of(out) not in dtypes or not contiguous(out):
+        raise ValueError(
+            f"out: expected a C-contiguous array {shape} of {' or '.join(dtypes)}, got {got} of {name_of(out)}"
+            + ("" if contiguous(out) else ", not contiguous")
+        )
+
+
 def _kind(argument: Any) -> Any:
     """The numba type of an argument of a plain kernel."""
     from numba import typeof, types
 
     if not hasattr(argument, "shape") or np.isscalar(argument):
         return typeof(argument)
-    if type(argument).__module__.startswith("numba") and not contiguous(argument):
-        raise ValueError(f"expected a C-contiguous array, got strides {argument.strides} for shape {argument.shape}")
+    if not contiguous(argument):
+        raise ValueError(f"expected a C-contiguous array, got another of shape {tuple(argument.shape)}")
     return _array_kind(name_of(argument), len(argument.shape), types)
 
 
@@ -217,6 +234,31 @@ class Function:
     def __call__(self, grid: tuple[int, int, int], threads: int, stream: int, *arguments: Any) -> None:
         """Launch once."""
         self.fix(grid, threads, *arguments)(stream)
+
+
+class Launches:
+    """A call whose arguments are fixed.
+
+    Attributes
+    ----------
+    home : Home
+        Whose stream it goes to.
+    out : array
+        What it gives, written anew each time.
+    launches : functions of a stream
+        In their order.
+    """
+
+    home: Home
+    out: Any
+    launches: Sequence[Callable[[int], None]]
+
+    def __call__(self, stream: int | None = None) -> Any:
+        """Launch on a stream, the caller's current one by default; gives `out`."""
+        handle = self.home.stream() if stream is None else stream
+        for launch in self.launches:
+            launch(handle)
+        return self.out
 
 
 _functions: dict[Any, Function] = {}

@@ -222,5 +222,8 @@ def fix(
             f"{_launch.name_of(q)} {tuple(q.shape)}, {Qk.algorithm} keys and {Qv.algorithm} values"
         )
     home = _launch.home_of(q)
-    room = home.empty(tuple(int(n) for n in q.shape), _launch.name_of(q)) if out is None else out
+    shape = tuple(int(n) for n in q.shape)
+    if out is not None:
+        _launch.check_out(out, shape, ("float32", "float16", "bfloat16"))
+    room = home.empty(shape, _launch.name_of(q)) if out is None else out
     return Decoder(Qk, Qv, q, keys, values, room, scale=scale, causal=causal, window=window, home=home)

@@ -139,7 +139,7 @@ def shared_row(d: int) -> int:
 
 
 def attend_kernel(
-    keys: Side, values: Side, columns: int, warps: int = 8, page_shift: int = -1, overlap: bool = False
+    keys: Side, values: Side, columns: int, warps: int, page_shift: int = -1, overlap: bool = False
 ) -> tuple[Any, Any]:
     """The kernel and its signature, for 4 `columns` query rows a team of `warps`; grid (teams / TEAMS).
 

@@ -19,7 +19,7 @@ LOG2_E = 1 / math.log(2)
 NARROW, WIDE = (6, 168), (4, 255)
 """Warps of a team and most registers of a thread: two teams fill a multiprocessor."""
 FEW = 128
-"""Chunks a team up to which the wide form is faster, on an H100: its warps take half as long for each."""
+"""Chunks a team up to which the wide form was the faster one on an H100."""
 UNLIMITED = 1 << 30
 
 
@@ -61,7 +61,7 @@ def teams_for(chunks: int, groups: int, warps: int, slots: int) -> int:
     return min(sorted({1, *(max(1, min(waves * slots // groups, chunks)) for waves in (1, 2, 3))}), key=cost)
 
 
-class Decoder:
+class Decoder(_launch.Launches):
     """softmax(scale <q, k~>) v~ for given codes, as a call without arguments.
 
     Parameters
@@ -172,13 +172,6 @@ class Decoder:
                 row_blocks, n_queries, span, capacity, v_unit, early=overlap,
             ),
         )  # fmt: skip
-
-    def __call__(self, stream: int | None = None) -> Any:
-        """Launch on a stream, the caller's current one by default; gives `out`."""
-        handle = self.home.stream() if stream is None else stream
-        for launch in self.launches:
-            launch(handle)
-        return self.out
 
     @property
     def nbytes(self) -> int:

@@ -23,6 +23,9 @@ from .layout import Prepared, to_host
 
 __all__ = ["Fixed", "FixedPlain", "as_prepared", "fix", "into", "kept", "logits"]
 
+DTYPES = ("float32", "float16", "float64")
+"""Of logits."""
+
 
 def fix(
     Q: Any, q: Any, keys: Prepared, *, scale: float | None = None, out: Any = None, dtype: str = "float32"
@@ -48,17 +51,20 @@ def fix(
         If the logits do not fit in device memory.
     """
     p = problem(Q, q, keys, scale, None)
-    home = _launch.home_of(q)
-    if out is None:
-        _launch.enough_memory(math.prod(p.shape) * np.dtype(dtype).itemsize, "logits")
-        out = home.empty(p.shape, dtype)
-    kind = _launch.name_of(q)
-    fast = is_fast(p, kind, _launch.name_of(out))
+    home, kind = _launch.home_of(q), _launch.name_of(q)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    if out is not None:
+        _launch.check_out(out, p.shape, DTYPES)
+    fast = is_fast(p, kind, dtype if out is None else _launch.name_of(out))
     if not _launch.on_device(q) or not (fast or kind in ("float32", "float64")):
         raise ValueError(
             "q: a fixed call takes device arrays of float32 or float64, or of float16 or bfloat16 for d of 64, 128 or "
             f"256, numbers of 2 to 4 bits and at least {KEYS} keys; got {kind}, d = {Q.d}, {p.n} keys"
         )
+    if out is None:
+        _launch.enough_memory(math.prod(p.shape) * np.dtype(dtype).itemsize, "logits")
+        out = home.empty(p.shape, dtype)
     return (Fixed if fast else FixedPlain)(p, home.take(q), out, home)
 
 

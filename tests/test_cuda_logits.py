@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -259,6 +261,10 @@ def test_a_fixed_plain_call_reads_its_query_each_time(algorithm: str, bits: int,
     for each in q:
         _launch.ready().to_device(each, to=on_device)
         np.testing.assert_array_equal(call().copy_to_host(), logits.logits(Q, each, keys))
+    alive = weakref.ref(Q)
+    del Q, keys
+    gc.collect()
+    assert alive() is not None  # the call reads the tables that live as long as the quantizer
 
 
 @needs_kernels
@@ -272,6 +278,8 @@ def test_nothing_to_do() -> None:
 
 @needs_kernels
 def test_what_is_refused() -> None:
+    from cuda_kernels import _launch
+
     Q = tq.mse.setup(8, 2, 1)
     keys = layout.prepare(Q, tq.mse.encode(Q, np.ones((2, 5, 8))))
     with pytest.raises(ValueError, match="expected d = 8"):
@@ -286,6 +294,15 @@ def test_what_is_refused() -> None:
         logits.logits(Q, np.ones((2, 1, 8)), keys, softcap=-1.0)
     with pytest.raises(ValueError, match="a fixed call takes device arrays"):
         logits.fix(Q, np.ones((2, 1, 8)), keys)
+    device = _launch.ready().to_device
+    q = device(np.ones((2, 1, 8)))
+    with pytest.raises(ValueError, match="dtype: expected one of float32, float16, float64, got 'int8'"):
+        logits.fix(Q, q, keys, dtype="int8")
+    with pytest.raises(TypeError, match="out: expected an array on the device, got ndarray"):
+        logits.fix(Q, q, keys, out=np.zeros((2, 1, 5)))
+    for bad in (np.zeros((2, 1, 4)), np.zeros((2, 1, 5), np.int32), np.asfortranarray(np.zeros((2, 1, 5)))):
+        with pytest.raises(ValueError, match=r"out: expected a C-contiguous array \(2, 1, 5\) of float32 or"):
+            logits.fix(Q, q, keys, out=device(bad))
 
 
 # ---------------------------------------------------------------------------------------------- the fast kernel itself
