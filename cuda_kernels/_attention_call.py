@@ -11,7 +11,7 @@ import numpy as np
 from turboquant_ref.attention import _check, _heads, visible
 
 from . import _launch
-from .decoder import address, page_shift_of, side_of
+from .decoder import page_shift_of, side_of
 from .layout import Prepared, to_host
 from .logits import as_prepared
 from .vectors import check_device
@@ -80,7 +80,7 @@ def checked(
 
 
 def _same(a: Any, b: Any) -> bool:
-    return address(a) == address(b) or bool(np.array_equal(to_host(a), to_host(b)))
+    return _launch.address(a) == _launch.address(b) or bool(np.array_equal(to_host(a), to_host(b)))
 
 
 def _batch(Q: Any, x: Any) -> tuple[int, ...]:

@@ -57,11 +57,6 @@ def _fused(call: Call, q: Any, home: _launch.Home, whole: bool, dtype: str) -> A
     return out if whole else (decoder.tops.reshape((*call.shape, 2)), out)
 
 
-def _home(*arrays: Any) -> _launch.Home:
-    """NumPy queries give NumPy results, wherever the codes are."""
-    return _launch.home_of(arrays[0])
-
-
 def _checked_queries(q: Any, d: int | None) -> Any:
     from turboquant_ref.vectors import as_rows as on_host
 
@@ -141,7 +136,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(call: Call, q: Any, dtype: str | None, whole: bool = True) -> Any:
-    home, kind = _home(q), _launch.name_of(q)
+    home, kind = _launch.home_of(q), _launch.name_of(q)  # NumPy for NumPy, wherever the codes are
     out_kind = dtype or ("float64" if kind == "float64" else "float32")
     if min(call.kv_shape, default=0) == 0 or min(call.shape, default=0) == 0:
         d_v = call.Qv.d if call.Qv is not None else tuple(call.values.shape)[-1]

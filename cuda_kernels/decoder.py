@@ -133,7 +133,7 @@ class Decoder(_launch.Launches):
         self.partial = home.empty((size,), "float32")
         self.tops = None if whole else home.empty((batch, heads, n_queries, 2), "float32")
         self.arrays = (q, keys, values, out)
-        at = address
+        at = _launch.address
         table, lengths = (at(keys.table), at(keys.lengths)) if paged else (0, 0)
 
         def planes(x: Prepared) -> tuple[int, ...]:
@@ -177,11 +177,6 @@ class Decoder(_launch.Launches):
     def nbytes(self) -> int:
         """Bytes of codes that a call reads."""
         return int(sum(x.nbytes for x in self.arrays[1:3]))
-
-
-def address(a: Any) -> int:
-    """Device address of an array of any library."""
-    return int(_launch.home_of(a).address(a))
 
 
 @functools.cache

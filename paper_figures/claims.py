@@ -221,7 +221,7 @@ def table() -> str:
 
 def _quantizing() -> str:
     """Of the committed GPU benchmark."""
-    gpu = table2._gpu([1536, 3072])
+    gpu = table2.gpu_seconds([1536, 3072])
     return " and ".join(f"{seconds:.5f} s" for seconds in gpu["seconds"]) + f" on an {gpu['device']}"
 
 

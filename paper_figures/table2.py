@@ -76,7 +76,7 @@ def compute(dims: list[int], work: float, repeats: int, seed: int = 0, ops: str 
         "n": np.array(count),
         "methods": list(seconds),
         "seconds": np.array(list(seconds.values())),
-        "gpu": _gpu(dims),
+        "gpu": gpu_seconds(dims),
         "floor": np.array([2 * VECTORS * d * d / A100_FP16 for d in dims]),
         "published": {name: [values.get(d, np.nan) for d in dims] for name, values in PUBLISHED.items()},
     }
@@ -141,7 +141,7 @@ def _least(work: Callable[[], Any], repeats: int) -> float:
     return min(seconds)
 
 
-def _gpu(dims: list[int]) -> dict[str, Any]:
+def gpu_seconds(dims: list[int]) -> dict[str, Any]:
     """Device, and seconds for 100,000 vectors by dimension, of the GPU benchmark (`benchmarks.gpu.quantize`).
 
     The safe structured rotation, of vectors on the device.

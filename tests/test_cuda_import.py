@@ -34,6 +34,7 @@ CALLS = [
     "cuda_kernels.mse.encode(cuda_kernels.mse.setup(4, 2, 0), np.ones((2, 4)))",
     "cuda_kernels.rotation.apply(cuda_kernels.rotation.haar(4, 0), np.ones(4))",
     "cuda_kernels.packing.pack_bits(np.ones((1, 4), np.uint8), 2)",
+    "import cuda_kernels.conformance",
 ]
 
 

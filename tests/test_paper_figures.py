@@ -158,7 +158,7 @@ class TestTable2:
     def test_gpu_times(self, tmp_path, monkeypatch):
         """Those of the committed benchmark, which has its own ratio to the paper's; none where it has not run."""
         dims = [200, 1536, 3072]
-        found = table2._gpu([*dims, 77])
+        found = table2.gpu_seconds([*dims, 77])
         record = json.loads(table2.GPU_RESULTS.read_text())
         ratios = {row["d"]: row["paper_over_us"] for row in record["quantize"]["cases"]}
         published = [table2.PUBLISHED["TurboQuant"][d] for d in dims]
@@ -166,7 +166,7 @@ class TestTable2:
         assert np.isnan(found["seconds"][3])
         assert "NVIDIA" in found["device"]
         monkeypatch.setattr(table2, "GPU_RESULTS", tmp_path / "gpu.json")
-        assert np.isnan(table2._gpu(dims)["seconds"]).all()
+        assert np.isnan(table2.gpu_seconds(dims)["seconds"]).all()
 
 
 class TestPlots:
